@@ -1,0 +1,178 @@
+"""Run the model's code: the `Sandbox` and `Channel` seams and the values that cross them.
+
+`container.py` is the only importer of docker; `client.py` is the host's half of the wire (docs/PROTOCOL.md);
+`kernel/` is the stdlib-only program that runs inside and imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from ..events import SandboxInfo, Stream
+
+CellStatus = Literal["ok", "error", "timeout", "died", "interrupted"]
+
+
+class Document(Protocol):
+    """One document of the corpus: a regular file on the host whose bytes are its content."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def path(self) -> Path: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def encoding(self) -> str:
+        """A Python codec name, or "auto": BOM, then strict UTF-8, then Latin-1 (marked lossy)."""
+        ...
+
+
+@dataclass(frozen=True)
+class ContextFacts:
+    """What the kernel measured about `context`, once it is open.
+
+    `kind` is "str" (one document, decoded), "text" (one document, lazy) or "documents" (a mapping). `chars` is None
+    where it was not counted (lazy); `lines_exact` is false when `lines` was extrapolated from a sample.
+    """
+
+    kind: Literal["str", "text", "documents"]
+    documents: int
+    bytes: int
+    chars: int | None
+    lines: int
+    lines_exact: bool
+    lossy: int = 0
+    """Documents whose bytes were not valid in their encoding and were read as Latin-1."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """One stream of one cell: at most the first and the last 64 KiB, and the true size in bytes."""
+
+    head: str = ""
+    tail: str = ""
+    total: int = 0
+    dropped: int = 0
+    """Bytes between head and tail that were not kept."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A submitted answer: "text" is UTF-8, "json" is UTF-8 JSON of a list, dict or number, "bytes" is as it was."""
+
+    kind: Literal["text", "json", "bytes"]
+    data: bytes
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one cell did. The model's code failing is data: `status` and `error` (its traceback).
+
+    `restarted` is "" or says why the worker had to be replaced: then every variable is gone.
+    `late` is output of background threads that arrived between cells.
+    """
+
+    status: CellStatus
+    stdout: Captured = Captured()
+    stderr: Captured = Captured()
+    error: str = ""
+    answer: Answer | None = None
+    seconds: float = 0.0
+    restarted: str = ""
+    late: str = ""
+    variables: tuple[str, ...] = ()
+    """One line per user variable, as SHOW_VARS prints them (capped)."""
+
+
+@dataclass(frozen=True)
+class SubCall:
+    """The model's code asks for something: prompts to a sub-model, all of one call to llm_query(_batched).
+
+    `kind` "llm" or "rlm"; `model` is "" or an alias that the host resolves. The kernel is untrusted: whoever
+    answers checks counts and sizes first.
+    """
+
+    kind: Literal["llm", "rlm"]
+    prompts: tuple[str, ...]
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class SubReply:
+    """One item's reply: `ok` false makes it an error value (or exception) in the kernel, with `text` as its message."""
+
+    ok: bool
+    text: str
+
+
+class Host(Protocol):
+    """What the engine offers to the model's code. Implementations never raise for what the model did wrong."""
+
+    async def answer(self, call: SubCall, deliver: Callable[[int, SubReply], None]) -> None:
+        """Answer every prompt of `call`, delivering each reply by its index as it comes (any order)."""
+        ...
+
+    def budget(self) -> Mapping[str, float | int | None]:
+        """What remains, for `budget()`: cost_usd, calls, seconds, turns ... None: unlimited or unknown."""
+        ...
+
+
+OnOutput = Callable[[Stream, str], None]
+
+
+class Sandbox(Protocol):
+    """A kernel in a locked-down place. One at a time executes one cell; `close` is idempotent and always called.
+
+    Any method raises `SandboxError` when the place itself fails (engine gone, kernel not answering, boot facts
+    wrong); that ends the run. The creator closes it.
+    """
+
+    @property
+    def info(self) -> SandboxInfo: ...
+
+    async def open(self, documents: Sequence[Document], host: Host) -> ContextFacts:
+        """Start, check the boot facts, attach the corpus, prove that the kernel sees the same bytes."""
+        ...
+
+    async def execute(self, code: str, *, timeout: float, on_output: OnOutput | None = None) -> StepResult:
+        """Run one cell. `timeout` counts seconds of computing, not waiting for sub-calls. Cancelling interrupts it."""
+        ...
+
+    async def close(self) -> None:
+        """Stop and remove everything this sandbox made, at once."""
+        ...
+
+
+class Channel(Protocol):
+    """Bytes to and from the kernel's supervisor. Blocking; used from the client's own two threads.
+
+    End-of-file means only that the other side is gone; shutting the kernel down is a message.
+    """
+
+    def read(self) -> bytes:
+        """Some bytes, or b"" at the end. Raises `SandboxError` when the engine fails."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """All of `data`. Raises `SandboxError` when the other side is gone."""
+        ...
+
+    def close(self) -> None:
+        """Wake up a blocked `read` and release everything. Idempotent."""
+        ...
+
+
+@dataclass(frozen=True)
+class SandboxOptions:
+    """The part of the container profile a user may set (SANDBOX.md 2). Memory in bytes."""
+
+    image: str = ""
+    pull: Literal["missing", "always", "never"] = "missing"
+    memory: int = 2 * 1024**3
+    cpus: float = 2.0
+    run_id: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
