@@ -1,0 +1,414 @@
+"""The loop: ask the root, find its code, run it, tell it what came of it; until it submits an answer.
+
+Knows the seams, the prompts and the events; knows no vendor and no terminal. `run` is the whole recursion: a child is
+`run` again with a child span. On any limit there is one last "answer with what you have" turn (DESIGN.md 6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .errors import AuthError, LimitError, ProviderError, RlmError
+from .events import (
+    ROOT,
+    CodeWritten,
+    Emit,
+    Event,
+    KernelRestarted,
+    LimitReached,
+    ModelText,
+    Output,
+    OutputText,
+    PromptSet,
+    Role,
+    SandboxReady,
+    Span,
+    Status,
+    StepFinished,
+    StepStarted,
+    Stream,
+    Totals,
+    Warned,
+)
+from .models import Completion, Message, Model, Request
+from .prompts import (
+    History,
+    InputFacts,
+    Remaining,
+    Reply,
+    context_line,
+    cut_after_block,
+    last_turn_text,
+    no_code_text,
+    observation_text,
+    opening,
+    parse_reply,
+    payload_chars,
+)
+from .sandbox import Answer, Document, Sandbox, StepResult, SubCall, SubReply
+
+# A root that writes no code this often in a row is not going to.
+CODELESS_TURNS = 3
+# What the last turn may take when the run's own time is already up.
+LAST_TURN_S = 120.0
+# A cell that goes on asking after a cap has been reached is stopped after this many refusals.
+REFUSALS = 1_000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Caps of one run. Money, tokens and sub-calls are the ledger's; these are the loop's. Seconds."""
+
+    iterations: int = 30
+    time_s: float | None = 900.0
+    step_s: float = 120.0
+    on_limit: Literal["answer", "fail"] = "answer"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question on one input. `aliases` are the only model names that the kernel may use ("" is the sub-model)."""
+
+    question: str
+    documents: Sequence[Document]
+    facts: InputFacts
+    root: str
+    sub: str
+    sub_window: int | None = None
+    """The sub-model's window in tokens, None when unknown."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    limits: Limits = Limits()
+
+
+@dataclass(frozen=True)
+class Deps:
+    """What the loop works with. `remaining` is the ledger's own view of what is left."""
+
+    model: Model
+    sandbox: Sandbox
+    emit: Emit
+    ledger: LedgerView
+    clock: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True)
+class LedgerView:
+    """The ledger, as the loop may see it: totals so far, and the caps on calls and tokens (None: none)."""
+
+    totals: Callable[[], Totals]
+    max_subcalls: int | None = None
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. `limit` names the cap that ended it; `iterations` the turns taken."""
+
+    status: Status
+    answer: Answer | None
+    iterations: int
+    limit: str | None = None
+    error: RlmError | None = None
+
+
+async def run(task: Task, deps: Deps, span: Span = ROOT) -> Outcome:
+    """Answer one question. The caller closes the sandbox.
+
+    Raises `RlmError` for what ends a run without any answer: no key, provider or sandbox lost, bad input.
+    """
+    loop = _Loop(task, deps, span)
+    history = await loop.open()
+    try:
+        async with asyncio.timeout(task.limits.time_s) as clock:
+            return await loop.turns(history)
+    except TimeoutError:
+        if not clock.expired():
+            raise
+        limit = LimitError("time", f"the time limit of {task.limits.time_s:g} s was reached")
+    except LimitError as reached:
+        limit = reached
+    return await loop.last_turn(limit)
+
+
+class _Loop:
+    """One run's state: the history so far, the turn number, the sub-call desk."""
+
+    def __init__(self, task: Task, deps: Deps, span: Span) -> None:
+        self.task, self.deps, self.span = task, deps, span
+        self.started = deps.clock()
+        self.step = 0
+        self.history = History(())
+        self.payload = payload_chars(task.sub_window)
+        self.desk = SubCallDesk(self)
+
+    def emit(self, event: Event) -> None:
+        self.deps.emit(event, self.span)
+
+    async def open(self) -> History:
+        began = self.deps.clock()
+        context = await self.deps.sandbox.open(self.task.documents, self.desk)
+        self.emit(SandboxReady(self.deps.sandbox.info, self.deps.clock() - began, context_line(context)))
+        system, user = opening(
+            self.task.question,
+            facts=self.task.facts,
+            context=context,
+            payload=self.payload,
+            remaining=self.remaining(),
+        )
+        self.emit(PromptSet(system, user))
+        return History.start(system=system, user=user)
+
+    async def turns(self, history: History) -> Outcome:
+        """Ask, parse, run, observe."""
+        self.history = history
+        codeless = 0
+        while self.step < self.task.limits.iterations:
+            self.step += 1
+            began = self.deps.clock()
+            self.emit(StepStarted(self.step))
+            reply = await self.ask()
+            if reply.final is not None:
+                self.emit(StepFinished(self.step, "ok", self.deps.clock() - began, 0.0))
+                return self.submitted(Answer("text", reply.final.encode("utf-8", "replace")))
+            if not reply.code:
+                codeless += 1
+                if codeless == CODELESS_TURNS:
+                    self.emit(StepFinished(self.step, "no_code", self.deps.clock() - began, 0.0))
+                    return self.gave_up(reply)
+                self.observe(reply, began, no_code_text(reply.problem, remaining=self.remaining()))
+                continue
+            codeless = 0
+            result = await self.execute(reply.code)
+            self.desk.raise_if_fatal()
+            if result.answer is not None and not _is_empty(result.answer):
+                self.emit(StepFinished(self.step, result.status, self.deps.clock() - began, result.seconds))
+                return self.submitted(result.answer)
+            note = "FINAL got an empty value; submit an answer in words." if result.answer is not None else ""
+            self.observe(reply, began, observation_text(result, remaining=self.remaining(), note=note), result=result)
+            self.desk.raise_if_limited()
+        raise LimitError("iterations", f"the limit of {self.task.limits.iterations} turns was reached")
+
+    async def ask(self) -> Reply:
+        step = self.step
+        completion = await self.complete("root", self.history.messages, f"r{step}", cut=True)
+        reply = parse_reply(completion.text, truncated=completion.finish == "length")
+        self.emit(CodeWritten(step, reply.text, reply.code))
+        return reply
+
+    async def complete(self, role: Role, messages: tuple[Message, ...], name: str, *, cut: bool = False) -> Completion:
+        request = Request(
+            call=self.call_id(name),
+            role=role,
+            model=self.task.root,
+            messages=messages,
+            span=self.span,
+            step=self.step,
+            cut=cut_after_block if cut else None,
+        )
+        return await self.deps.model.complete(request, lambda text: self.emit(ModelText(self.step, text)))
+
+    async def execute(self, code: str, *, timeout: float | None = None) -> StepResult:
+        step = self.step
+
+        def on_output(stream: Stream, text: str) -> None:
+            self.emit(OutputText(step, stream, text))
+
+        cell = asyncio.ensure_future(
+            self.deps.sandbox.execute(code, timeout=timeout or self.task.limits.step_s, on_output=on_output)
+        )
+        result = await self.desk.watch(cell)
+        for stream, captured in (("stdout", result.stdout), ("stderr", result.stderr)):
+            if captured.total:
+                gap = f"\n[... {captured.dropped:,} bytes not kept ...]\n" if captured.dropped else ""
+                text = captured.head + gap + captured.tail
+                self.emit(Output(step, "stdout" if stream == "stdout" else "stderr", text, captured.total))
+        if result.restarted:
+            self.emit(KernelRestarted(result.restarted, step))
+        return result
+
+    def observe(self, reply: Reply, began: float, observation: str, *, result: StepResult | None = None) -> None:
+        """Tell the root what came of its reply; the history grows by two messages."""
+        self.history = self.history.turn(reply=reply.text, observation=observation)
+        self.emit(
+            StepFinished(
+                self.step,
+                result.status if result else "no_code",
+                self.deps.clock() - began,
+                result.seconds if result else 0.0,
+                observation,
+            )
+        )
+
+    def submitted(self, answer: Answer) -> Outcome:
+        """An answer is complete unless a cap refused some of the calls it was built on."""
+        if _is_empty(answer):
+            return Outcome("no_answer", None, self.step)
+        if self.desk.limit is not None:
+            self.emit(LimitReached(self.desk.limit.limit, self.desk.limit.message))
+            return Outcome("partial", answer, self.step, self.desk.limit.limit, self.desk.limit)
+        return Outcome("ok", answer, self.step)
+
+    def gave_up(self, reply: Reply) -> Outcome:
+        """The root stopped writing code: its last words are kept, but they are not a submitted answer."""
+        words = reply.text.strip()
+        return Outcome("no_answer", Answer("text", words.encode("utf-8", "replace")) if words else None, self.step)
+
+    async def last_turn(self, limit: LimitError) -> Outcome:
+        """One paid "answer with what you have" turn; without money or words for it, no answer."""
+        self.emit(LimitReached(limit.limit, limit.message))
+        answer: Answer | None = None
+        if self.task.limits.on_limit == "answer" and len(self.history.messages) > 2:
+            try:
+                async with asyncio.timeout(LAST_TURN_S):
+                    answer = await self.answer_with_what_there_is(limit)
+            except (LimitError, ProviderError, TimeoutError) as error:
+                self.emit(Warned(f"the last turn failed: {error or 'no reply in time'}"))
+        if answer is None or _is_empty(answer):
+            return Outcome("no_answer", None, self.step, limit.limit, limit)
+        return Outcome("partial", answer, self.step, limit.limit, limit)
+
+    async def answer_with_what_there_is(self, limit: LimitError) -> Answer | None:
+        messages = (*self.history.messages, Message("user", last_turn_text(limit.message)))
+        completion = await self.complete("final", messages, "final")
+        reply = parse_reply(completion.text, truncated=False)
+        if "FINAL" in reply.code:  # a root of habit: its variables are still there
+            result = await self.execute(reply.code, timeout=min(10.0, self.task.limits.step_s))
+            if result.answer is not None:
+                return result.answer
+        text = reply.final if reply.final is not None else completion.text.strip()
+        return Answer("text", text.encode("utf-8", "replace"))
+
+    def call_id(self, name: str) -> str:
+        return f"{self.span}/{name}" if self.span.path else name
+
+    def remaining(self) -> Remaining:
+        totals, ledger, limits = self.deps.ledger.totals(), self.deps.ledger, self.task.limits
+        usd = None if totals.max_usd is None else max(totals.max_usd - totals.cost.usd, 0.0)
+        tokens = ledger.max_tokens and max(ledger.max_tokens - totals.usage.total.total, 0)
+        subcalls = None if ledger.max_subcalls is None else max(ledger.max_subcalls - totals.calls.sub, 0)
+        seconds = limits.time_s and max(limits.time_s - (self.deps.clock() - self.started), 0.0)
+        return Remaining(limits.iterations - self.step, subcalls, seconds, usd, tokens)
+
+
+class SubCallDesk:
+    """Answers the kernel's requests (`sandbox.Host`). What the model did wrong comes back to it as a failed item.
+
+    A cap that is reached here is remembered: further calls are refused unpaid and the run ends after the cell.
+    """
+
+    def __init__(self, loop: _Loop) -> None:
+        self._loop = loop
+        self._numbers = itertools.count(1)
+        self._refusals = 0
+        self._cell: asyncio.Future[StepResult] | None = None
+        self.limit: LimitError | None = None
+        self.fatal: RlmError | None = None
+
+    async def watch(self, cell: asyncio.Future[StepResult]) -> StepResult:
+        """The running cell's result. A cell that ignores refusal after refusal is stopped: raises the limit."""
+        self._cell, self._refusals = cell, 0
+        try:
+            return await cell
+        except asyncio.CancelledError:
+            if self.limit is not None and self._refusals >= REFUSALS:
+                raise self.limit from None
+            raise
+        finally:
+            self._cell = None
+
+    async def answer(self, call: SubCall, deliver: Callable[[int, SubReply], None]) -> None:
+        model = self._resolve(call.model)
+        if model is None:
+            names = ", ".join(sorted({"root", "sub", *self._loop.task.aliases}))
+            reply = SubReply(False, f"unknown model {call.model!r}: only these names can be used: {names}")
+            for index in range(len(call.prompts)):
+                deliver(index, reply)
+            return
+        async with asyncio.TaskGroup() as group:
+            for index, prompt in enumerate(call.prompts):
+                group.create_task(self._one(index, prompt, model, deliver))
+
+    def _resolve(self, name: str) -> str | None:
+        task = self._loop.task
+        return {"": task.sub, "sub": task.sub, "root": task.root, **task.aliases}.get(name)
+
+    async def _one(self, index: int, prompt: str, model: str, deliver: Callable[[int, SubReply], None]) -> None:
+        deliver(index, await self._reply(prompt, model))
+
+    async def _reply(self, prompt: str, model: str) -> SubReply:
+        if refusal := self._refusal(prompt):
+            return SubReply(False, refusal)
+        loop = self._loop
+        name = loop.call_id(f"s{next(self._numbers)}")
+        request = Request(name, "sub", model, (Message("user", prompt),), loop.span, loop.step)
+        try:
+            completion = await loop.deps.model.complete(request)
+        except LimitError as reached:
+            self.limit = self.limit or reached
+            return SubReply(False, reached.message)
+        except RlmError as error:
+            if isinstance(error, AuthError) or error.code == "unknown_model":
+                self.fatal = self.fatal or error
+            return SubReply(False, error.message)
+        return SubReply(True, completion.text)
+
+    def _refusal(self, prompt: str) -> str:
+        if self.fatal is not None:
+            return self.fatal.message
+        if self.limit is not None:
+            self._refusals += 1
+            if self._refusals == REFUSALS and self._cell is not None:
+                self._cell.cancel()
+            return self.limit.message
+        if not prompt.strip():
+            return "the prompt is empty"
+        window = self._loop.task.sub_window
+        if window and len(prompt) > window * 6:  # no text packs six characters into every token
+            limit = self._loop.payload
+            return f"the prompt has {len(prompt):,} characters and the sub-model takes about {limit:,}: split it"
+        return ""
+
+    def budget(self) -> Mapping[str, float | int | None]:
+        left = self._loop.remaining()
+        return {
+            "turns": left.turns,
+            "subcalls": left.subcalls,
+            "seconds": None if left.seconds is None else round(left.seconds, 1),
+            "usd": None if left.usd is None else round(left.usd, 6),
+            "tokens": left.tokens,
+            "subcall_chars": self._loop.payload,
+        }
+
+    def raise_if_fatal(self) -> None:
+        if self.fatal is not None:
+            raise self.fatal
+
+    def raise_if_limited(self) -> None:
+        if self.limit is not None:
+            raise self.limit
+
+
+def _is_empty(answer: Answer) -> bool:
+    """Nothing at all. An empty list or object is an answer: "none"."""
+    return not answer.data.strip() or (answer.kind == "json" and answer.data in (b"null", b'""'))
+
+
+def answer_text(answer: Answer) -> str:
+    """An answer as text, for the screen and for JSON; bytes that are not UTF-8 are shown escaped."""
+    return answer.data.decode("utf-8", "backslashreplace")
+
+
+def answer_data(answer: Answer) -> Any:
+    """The value of a JSON answer; None for text and bytes."""
+    if answer.kind != "json":
+        return None
+    try:
+        return json.loads(answer.data)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,35 @@
+"""What the root reads and how its replies are understood. Pure: values in, values and strings out.
+
+`fences` finds the code in a reply, `texts` writes the messages, `History` holds them append-only, so that every prompt
+is a byte-identical prefix of the next one and provider caches hit.
+"""
+
+from __future__ import annotations
+
+from .fences import Reply, cut_after_block, parse_reply
+from .history import History
+from .texts import (
+    InputFacts,
+    Remaining,
+    context_line,
+    last_turn_text,
+    no_code_text,
+    observation_text,
+    opening,
+    payload_chars,
+)
+
+__all__ = [
+    "History",
+    "InputFacts",
+    "Remaining",
+    "Reply",
+    "context_line",
+    "cut_after_block",
+    "last_turn_text",
+    "no_code_text",
+    "observation_text",
+    "opening",
+    "parse_reply",
+    "payload_chars",
+]

@@ -1,0 +1,271 @@
+"""The loop, by its events and by what the root is told; scripted model, scripted sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+
+from rlm_cli.engine import Deps, LedgerView, Limits, Outcome, Task, run
+from rlm_cli.errors import AuthError, LimitError, ProviderError, RlmError
+from rlm_cli.events import CodeWritten, StepFinished
+from rlm_cli.prompts import InputFacts
+from rlm_cli.sandbox import Answer, StepResult, SubReply
+
+from .fakes import Events, ScriptedModel, ScriptedSandbox, fence, final, no_totals, printed
+
+
+def play(
+    model: ScriptedModel, sandbox: ScriptedSandbox, events: Events | None = None, limits: Limits | None = None
+) -> Outcome:
+    task = Task(
+        question="How many?",
+        documents=(),
+        facts=InputFacts(files=1, bytes=10),
+        root="m/root",
+        sub="m/sub",
+        aliases={"cheap": "m/cheap"},
+        limits=limits or Limits(),
+    )
+    deps = Deps(model, sandbox, events or Events(), LedgerView(no_totals))
+    return asyncio.run(asyncio.wait_for(run(task, deps), 20))
+
+
+def text_of(outcome: Outcome) -> str:
+    return outcome.answer.data.decode() if outcome.answer else ""
+
+
+def test_a_run_from_probe_to_answer() -> None:
+    """Two turns: the code runs, its output reaches the root, the submitted answer ends the run."""
+    model = ScriptedModel([fence("print(len(context))"), fence("FINAL('42')")])
+    sandbox = ScriptedSandbox([printed("1234\n"), final("42")])
+    events = Events()
+    outcome = play(model, sandbox, events)
+    assert outcome == Outcome("ok", Answer("text", b"42"), 2)
+    assert sandbox.cells == ["print(len(context))\n", "FINAL('42')\n"]
+    assert "1234" in model.requests[1].messages[-1].content
+    assert [t for t in events.types if t not in ("model.text", "output.text")] == [
+        "sandbox.ready",
+        "prompt.set",
+        "step.started",
+        "code.written",
+        "output",
+        "step.finished",
+        "step.started",
+        "code.written",
+        "step.finished",
+    ]
+
+
+def test_prompts_grow_by_appending_only() -> None:
+    """Every prompt is a prefix of the next one, message by message, so provider caches hit."""
+    model = ScriptedModel([fence("1"), fence("2"), fence("3"), fence("FINAL(1)")])
+    play(model, ScriptedSandbox([printed("a"), printed("b"), printed("c"), final("x")]))
+    prompts = [request.messages for request in model.requests]
+    assert all(later[: len(earlier)] == earlier for earlier, later in itertools.pairwise(prompts))
+
+
+def test_only_the_first_block_is_run_or_believed() -> None:
+    """What a model invents after its first block (output, a second block, an answer) is cut off and never sent back."""
+    invented = fence("print(1)") + "Output: 7\n```repl\nFINAL('7')\n```"
+    model = ScriptedModel([invented, fence("FINAL('1')")])
+    sandbox = ScriptedSandbox([printed("1\n"), final("1")])
+    assert text_of(play(model, sandbox)) == "1"
+    assert sandbox.cells[0] == "print(1)\n"
+    assert "7" not in model.requests[1].messages[-2].content
+
+
+def test_an_error_is_an_observation_and_the_run_goes_on() -> None:
+    """A traceback is data: the root reads it and continues."""
+    model = ScriptedModel([fence("1/0"), fence("FINAL('ok')")])
+    sandbox = ScriptedSandbox([StepResult("error", error="ZeroDivisionError: division by zero"), final("ok")])
+    assert text_of(play(model, sandbox)) == "ok"
+    assert "ZeroDivisionError" in model.requests[1].messages[-1].content
+
+
+def test_a_reply_without_code_is_nudged_and_then_given_up() -> None:
+    """Three codeless replies in a row end the run without an answer; the last words are kept."""
+    model = ScriptedModel(["I think.", "It is 42.", "Really, 42."])
+    outcome = play(model, ScriptedSandbox([]))
+    assert (outcome.status, text_of(outcome), outcome.iterations) == ("no_answer", "Really, 42.", 3)
+    assert "no code block" in model.requests[1].messages[-1].content
+
+
+def test_empty_replies_end_without_an_answer() -> None:
+    """A provider that returns nothing never makes an empty answer look like success."""
+    assert play(ScriptedModel(["", " ", ""]), ScriptedSandbox([])) == Outcome("no_answer", None, 3)
+
+
+def test_prose_final_is_accepted_when_there_is_no_code() -> None:
+    """The paper's own prompt taught FINAL(...) as a line of prose."""
+    assert text_of(play(ScriptedModel(["Done.\nFINAL(forty two)"]), ScriptedSandbox([]))) == "forty two"
+
+
+def test_prose_final_var_is_run_as_code() -> None:
+    """FINAL_VAR(name) outside code reads the variable in the kernel."""
+    sandbox = ScriptedSandbox([final("from the variable")])
+    assert text_of(play(ScriptedModel(["FINAL_VAR(result)"]), sandbox)) == "from the variable"
+    assert sandbox.cells == ["FINAL_VAR('result')"]
+
+
+def test_an_empty_final_is_sent_back_once() -> None:
+    """FINAL("") does not end the run as a success."""
+    model = ScriptedModel([fence("FINAL('')"), fence("FINAL('x')")])
+    assert text_of(play(model, ScriptedSandbox([final(""), final("x")]))) == "x"
+    assert "empty value" in model.requests[1].messages[-1].content
+
+
+def test_an_empty_list_is_an_answer() -> None:
+    """ "None of them" is what [] says."""
+    result = StepResult("ok", answer=Answer("json", b"[]"))
+    assert play(ScriptedModel([fence("FINAL([])")]), ScriptedSandbox([result])).status == "ok"
+
+
+def test_iteration_limit_asks_once_more_and_is_partial() -> None:
+    """On a cap the root gets one last turn, and its words are a partial answer, never a success."""
+    model = ScriptedModel([fence("1"), fence("2"), "About 40, not all was read."])
+    events = Events()
+    outcome = play(model, ScriptedSandbox([printed("a"), printed("b")]), events, Limits(iterations=2))
+    assert (outcome.status, outcome.limit, text_of(outcome)) == (
+        "partial",
+        "iterations",
+        "About 40, not all was read.",
+    )
+    assert model.requests[-1].role == "final"
+    assert events.types.count("limit.reached") == 1
+
+
+def test_last_turn_may_still_submit_a_variable() -> None:
+    """A root of habit that calls FINAL(var) in its last turn is understood."""
+    model = ScriptedModel([fence("x = 1"), fence("FINAL(x)")])
+    sandbox = ScriptedSandbox([printed("a"), final("1")])
+    outcome = play(model, sandbox, limits=Limits(iterations=1))
+    assert (outcome.status, text_of(outcome)) == ("partial", "1")
+
+
+def test_on_limit_fail_takes_no_last_turn() -> None:
+    """--on-limit fail spends nothing more."""
+    model = ScriptedModel([fence("1")])
+    outcome = play(model, ScriptedSandbox([printed("a")]), limits=Limits(iterations=1, on_limit="fail"))
+    assert (outcome.status, outcome.limit, len(model.requests)) == ("no_answer", "iterations", 1)
+
+
+def test_a_last_turn_that_fails_is_no_answer_but_still_the_limit() -> None:
+    """The provider failing in the last turn does not hide which cap was reached."""
+    model = ScriptedModel([fence("1"), ProviderError("down")])
+    events = Events()
+    outcome = play(model, ScriptedSandbox([printed("a")]), events, Limits(iterations=1))
+    assert (outcome.status, outcome.limit) == ("no_answer", "iterations")
+    assert "warning" in events.types
+
+
+def test_time_limit_stops_a_hanging_cell() -> None:
+    """The run's clock bounds everything inside it."""
+
+    async def hang(sandbox: ScriptedSandbox) -> StepResult:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    model = ScriptedModel([fence("1"), fence("hang"), "partial"])
+    outcome = play(model, ScriptedSandbox([printed("a"), hang]), limits=Limits(time_s=0.05))
+    assert (outcome.status, outcome.limit) == ("partial", "time")
+
+
+def test_sub_calls_keep_order_and_one_failure_loses_nothing() -> None:
+    """Replies come back by index; a failed item says why and the others arrive."""
+    got: list[SubReply] = []
+
+    async def batch(sandbox: ScriptedSandbox) -> StepResult:
+        got.extend(await sandbox.ask("a", "bad", "c"))
+        return final("done")
+
+    def sub(prompt: str) -> str | RlmError:
+        return ProviderError("refused") if prompt == "bad" else prompt.upper()
+
+    play(ScriptedModel([fence("x")], sub), ScriptedSandbox([batch]))
+    assert got == [SubReply(True, "A"), SubReply(False, "refused"), SubReply(True, "C")]
+
+
+def test_sub_calls_may_only_name_roles_and_aliases() -> None:
+    """The kernel can never choose a provider's model id: the call is refused before it is made."""
+    got: list[SubReply] = []
+
+    async def cell(sandbox: ScriptedSandbox) -> StepResult:
+        for name in ("openai/evil", "cheap", "root", ""):
+            got.extend(await sandbox.ask("q", model=name))
+        return final("done")
+
+    model = ScriptedModel([fence("x")])
+    play(model, ScriptedSandbox([cell]))
+    assert [reply.ok for reply in got] == [False, True, True, True]
+    assert [request.model for request in model.requests if request.role == "sub"] == ["m/cheap", "m/root", "m/sub"]
+
+
+def test_a_cap_reached_by_sub_calls_ends_the_run_after_the_cell() -> None:
+    """Denied calls are told to the root's code, no further call is made, and the last turn follows."""
+
+    async def cell(sandbox: ScriptedSandbox) -> StepResult:
+        return printed(str([reply.ok for reply in await sandbox.ask("a", "b")]))
+
+    model = ScriptedModel([fence("x"), "what I have"], lambda prompt: LimitError("cost", "the cap was reached"))
+    outcome = play(model, ScriptedSandbox([cell]))
+    assert (outcome.status, outcome.limit, text_of(outcome)) == ("partial", "cost", "what I have")
+    assert model.requests[-1].role == "final"
+
+
+def test_an_answer_built_on_refused_calls_is_partial() -> None:
+    """FINAL after a cap has refused calls in the same cell cannot be a complete answer."""
+
+    async def cell(sandbox: ScriptedSandbox) -> StepResult:
+        await sandbox.ask("a")
+        return final("half")
+
+    model = ScriptedModel([fence("x")], lambda prompt: LimitError("subcalls", "no more"))
+    outcome = play(model, ScriptedSandbox([cell]))
+    assert (outcome.status, outcome.limit, text_of(outcome)) == ("partial", "subcalls", "half")
+
+
+def test_a_cell_that_ignores_every_refusal_is_stopped() -> None:
+    """Code that swallows the budget error and loops cannot keep the run alive."""
+
+    async def cell(sandbox: ScriptedSandbox) -> StepResult:
+        while True:
+            await sandbox.ask("a")
+            await asyncio.sleep(0)
+
+    model = ScriptedModel([fence("1"), fence("x"), "done"], lambda prompt: LimitError("subcalls", "no more"))
+    outcome = play(model, ScriptedSandbox([printed("a"), cell]))
+    assert (outcome.status, outcome.limit) == ("partial", "subcalls")
+
+
+def test_a_rejected_key_in_a_sub_call_ends_the_run() -> None:
+    """An error that no retry can mend is not left to the model to loop on."""
+
+    async def cell(sandbox: ScriptedSandbox) -> StepResult:
+        await sandbox.ask("a", "b")
+        return printed("failed")
+
+    model = ScriptedModel([fence("x")], lambda prompt: AuthError("key rejected"))
+    with pytest.raises(AuthError, match="key rejected"):
+        play(model, ScriptedSandbox([cell]))
+
+
+def test_observations_in_the_log_are_what_the_root_read() -> None:
+    """StepFinished carries the next user message byte for byte: a run can be rebuilt from its events."""
+    model = ScriptedModel([fence("1"), fence("FINAL(1)")])
+    events = Events()
+    play(model, ScriptedSandbox([printed("a"), final("x")]), events)
+    finished = next(event for event in events.seen if isinstance(event, StepFinished))
+    written = next(event for event in events.seen if isinstance(event, CodeWritten))
+    assert [message.content for message in model.requests[1].messages[-2:]] == [written.reply, finished.observation]
+
+
+def test_a_restart_is_told() -> None:
+    """When the worker died the root reads that its variables are gone."""
+    result = StepResult("died", restarted="out of memory (limit 64 MB); all variables are gone.")
+    model = ScriptedModel([fence("1"), fence("FINAL(1)")])
+    events = Events()
+    play(model, ScriptedSandbox([result, final("x")]), events)
+    assert "all variables are gone" in model.requests[1].messages[-1].content
+    assert "kernel.restarted" in events.types

@@ -1,0 +1,168 @@
+"""Fences, observations and the opening: what the root reads, and how its replies are understood."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlm_cli.prompts import (
+    InputFacts,
+    Remaining,
+    cut_after_block,
+    observation_text,
+    opening,
+    parse_reply,
+    payload_chars,
+)
+from rlm_cli.prompts.texts import fenced
+from rlm_cli.sandbox import Captured, ContextFacts, StepResult
+
+PROMPT_WITH_FENCES = 'p = """\n```json\n{}\n```\n"""\nprint(p)\n'
+
+
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        ("```repl\nx = 1\n```", "x = 1\n"),
+        ("```python\nx = 1\n```\n", "x = 1\n"),
+        ("``` py\nx = 1\n```", "x = 1\n"),
+        ("```\nx = 1\n```", "x = 1\n"),
+        ("~~~repl\nx = 1\n~~~", "x = 1\n"),
+        ("````python\nx = '```'\n````", "x = '```'\n"),
+        ("a\n\n  ```repl\nx = 1\n  ```\nb", "x = 1\n"),
+        ("```json\n{}\n```\nthen\n```repl\nx = 1\n```", "x = 1\n"),
+        ("```repl\nx = 1\n```\n```repl\ny = 2\n```", "x = 1\n"),
+        ("```repl\nx = 1\n", "x = 1\n"),
+        (f"```repl\n{PROMPT_WITH_FENCES}```", PROMPT_WITH_FENCES),
+        ("```repl\n# don't\nx = 1\n```\nmore", "# don't\nx = 1\n"),
+        ('```repl\nx = "it\'s"\n```\nmore', 'x = "it\'s"\n'),
+        ("<think>\n```repl\nwrong\n```\n</think>\n```repl\nright\n```", "right\n"),
+        ('```repl\nx = """never closed\n```', 'x = """never closed\n'),
+        ("no code at all", ""),
+        ("```json\n{}\n```", ""),
+        ("", ""),
+    ],
+)
+def test_the_code_of_a_reply(reply: str, code: str) -> None:
+    """The first block of Python, whatever its fence looks like, and nothing else."""
+    assert parse_reply(reply).code == code
+
+
+def test_a_block_cut_off_by_the_output_limit_is_not_run() -> None:
+    """Half a program is not a program."""
+    reply = parse_reply("```repl\nfor x in y:\n    delete(", truncated=True)
+    assert (reply.code, bool(reply.problem)) == ("", True)
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ("FINAL(42)", "42"),
+        ('FINAL("forty two")', "forty two"),
+        ("So:\nFINAL(a (b) c)\n", "a (b) c"),
+        ("FINAL(two\nlines)", "two\nlines"),
+        ("```json\n{}\n```\nFINAL(x)", "x"),
+        ("the marker FINAL(x) inside a sentence", None),
+        ("# FINAL(x)", None),
+        ("```repl\n# FINAL(x)\nprint(1)\n```", None),
+    ],
+)
+def test_final_in_prose(reply: str, answer: str | None) -> None:
+    """A line of its own outside code counts, a mention does not."""
+    assert parse_reply(reply).final == answer
+
+
+def test_the_stream_is_cut_only_when_the_model_goes_on() -> None:
+    """A reply that stops by itself keeps the provider's usage record."""
+    block = "go\n```repl\nx = 1\n```"
+    assert cut_after_block(block) is None
+    assert cut_after_block(block + "\n") is None
+    assert cut_after_block(block + "\nOutput:") == len(block)
+    assert cut_after_block("go\n```repl\nx = 1\n") is None
+
+
+python_lines = st.lists(
+    st.sampled_from(
+        [
+            "x = 1",
+            "y = '```'",
+            'z = "it\'s"',
+            "# a comment with ' and \"",
+            PROMPT_WITH_FENCES.rstrip("\n"),
+            "",
+            "f(a, b)",
+        ]
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(python_lines, st.text(max_size=60).filter(lambda s: "```" not in s and "~~~" not in s and "<" not in s))
+def test_any_program_survives_its_fence(lines: list[str], before: str) -> None:
+    """Round trip: valid code with backticks in strings and comments comes out as it went in."""
+    code = "\n".join(lines) + "\n"
+    ast.parse(code)
+    assert parse_reply(f"{before}\n```repl\n{code}```\nand more").code == code
+
+
+@given(st.text(), st.integers(0, 200))
+def test_streaming_and_whole_agree(text: str, cut: int) -> None:
+    """Where the stream would be cut never changes which code is found."""
+    reply = f"{text[:20]}\n```repl\nprint(1)\n```\n{text}"
+    for end in range(len(reply) + 1):
+        at = cut_after_block(reply[:end])
+        if at is not None:
+            assert parse_reply(reply[:at]).code == parse_reply(reply).code
+            return
+
+
+@given(st.text(alphabet="~`a\n", max_size=80))
+def test_nothing_inside_can_close_the_fence(text: str) -> None:
+    """The closing fence of an observation occurs in it exactly once as a line: at its end."""
+    lines = fenced(text).split("\n")
+    assert lines[0] == lines[-1]
+    assert lines[0] not in lines[1:-1]
+
+
+def captured(text: str) -> Captured:
+    raw = text.encode()
+    if len(raw) <= 131072:
+        return Captured(text, "", len(raw))
+    return Captured(text[:65536], text[-65536:], len(raw), len(raw) - 131072)
+
+
+@given(st.integers(0, 300_000))
+def test_output_is_bounded_and_its_true_length_stated(size: int) -> None:
+    """However much a cell printed, the observation is small and the bytes add up."""
+    text = observation_text(StepResult("ok", stdout=captured("x" * size)), remaining=Remaining(3))
+    assert len(text) < 9_000
+    if size > 8_000:
+        assert f"{size:,} bytes" in text
+        left_out = int(text.split("[... ")[1].split(" bytes")[0].replace(",", ""))
+        assert left_out + text.count("x") == size
+
+
+def test_an_observation_carries_what_is_left_at_its_tail() -> None:
+    """Counters go last, so that everything before them can be cached."""
+    left = Remaining(turns=28, subcalls=498, seconds=61, usd=0.97)
+    text = observation_text(StepResult("error", error="NameError: x"), remaining=left)
+    assert text.splitlines()[-1].startswith("[left: 28 turns, 498 sub-calls, $0.97")
+
+
+def test_the_system_prompt_is_short() -> None:
+    """Under 1,200 tokens at four characters a token; the sub-call payload is one number throughout."""
+    context = ContextFacts("str", 1, 10, 10, 1, True)
+    system, user = opening("Q?", facts=InputFacts(1, 10), context=context, payload=300_000, remaining=Remaining(30))
+    assert len(system) / 4 < 1_200
+    assert system.count("300,000") == 2
+    assert "Q?" in user
+
+
+@pytest.mark.parametrize(("window", "chars"), [(None, 72_000 // 10_000 * 10_000), (128_000, 360_000), (2_000, 4_000)])
+def test_the_payload_fits_the_window(window: int | None, chars: int) -> None:
+    """One round number, safely inside the sub-model's window."""
+    assert payload_chars(window) == chars
