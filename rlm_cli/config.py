@@ -521,6 +521,11 @@ class Settings:
         return value[entry] if entry else value
 
 
+def derived_env(name: str) -> str:
+    """The variable of a key that has none of its own name: RLM_SOURCES_ENCODING for sources.encoding."""
+    return f"RLM_{name.upper().replace('.', '_')}"
+
+
 def _keys(cls: Any, section: str = "", path: tuple[str, ...] = ()) -> Iterator[Key]:
     for item in dataclasses.fields(cls):
         here = (*path, item.name)
@@ -535,7 +540,7 @@ def _keys(cls: Any, section: str = "", path: tuple[str, ...] = ()) -> Iterator[K
                 kind=facts["kind"],
                 default={} if many else item.default,
                 doc=facts["doc"],
-                env="" if many else facts["env"] or f"RLM_{name.upper().replace('.', '_')}",
+                env="" if many else facts["env"] or derived_env(name),
                 flag=facts["flag"],
                 project=facts.get("project", "no"),
                 many=many,
