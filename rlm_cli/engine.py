@@ -10,11 +10,11 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .errors import AuthError, LimitError, ProviderError, RlmError
+from .errors import AuthError, LimitError, ProviderError, RlmError, SchemaError
 from .events import (
     ROOT,
     CodeWritten,
@@ -32,6 +32,7 @@ from .events import (
     Status,
     StepFinished,
     StepStarted,
+    StepStatus,
     Stream,
     Totals,
     Warned,
@@ -55,6 +56,8 @@ from .sandbox import Answer, Document, Sandbox, StepResult, SubCall, SubReply
 
 # A root that writes no code this often in a row is not going to.
 CODELESS_TURNS = 3
+# How often a submitted answer that is empty or does not satisfy the schema goes back to the root.
+REPAIRS = 3
 # What the last turn may take when the run's own time is already up.
 LAST_TURN_S = 120.0
 # A cell that goes on asking after a cap has been reached is stopped after this many refusals.
@@ -80,21 +83,10 @@ class Task:
     facts: InputFacts
     root: str
     sub: str
-    sub_window: int | None = None
-    """The sub-model's window in tokens, None when unknown."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = Limits()
-
-
-@dataclass(frozen=True)
-class Deps:
-    """What the loop works with. `remaining` is the ledger's own view of what is left."""
-
-    model: Model
-    sandbox: Sandbox
-    emit: Emit
-    ledger: LedgerView
-    clock: Callable[[], float] = time.monotonic
+    check: Callable[[Answer], str] = lambda _answer: ""
+    """What is wrong with a submitted answer (--schema), "" when nothing is."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +96,19 @@ class LedgerView:
     totals: Callable[[], Totals]
     max_subcalls: int | None = None
     max_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Deps:
+    """What the loop works with. `sub_window` waits until the models can be asked, and gives the sub-model's window in
+    tokens (None: unknown); it raises what forbids asking them at all, a price that is unknown under an explicit cap."""
+
+    model: Model
+    sandbox: Sandbox
+    emit: Emit
+    ledger: LedgerView
+    sub_window: Callable[[], Awaitable[int | None]]
+    clock: Callable[[], float] = time.monotonic
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,10 @@ class _Loop:
         self.started = deps.clock()
         self.step = 0
         self.history = History(())
-        self.payload = payload_chars(task.sub_window)
+        self.window: int | None = None
+        self.payload = payload_chars(None)
+        self.codeless = 0
+        self.repairs = 0
         self.desk = SubCallDesk(self)
 
     def emit(self, event: Event) -> None:
@@ -152,8 +160,15 @@ class _Loop:
 
     async def open(self) -> History:
         began = self.deps.clock()
-        context = await self.deps.sandbox.open(self.task.documents, self.desk)
+        window = asyncio.ensure_future(self.deps.sub_window())
+        try:
+            context = await self.deps.sandbox.open(self.task.documents, self.desk)
+        except BaseException:
+            window.cancel()
+            raise
         self.emit(SandboxReady(self.deps.sandbox.info, self.deps.clock() - began, context_line(context)))
+        self.window = await window
+        self.payload = payload_chars(self.window)
         system, user = opening(
             self.task.question,
             facts=self.task.facts,
@@ -165,34 +180,50 @@ class _Loop:
         return History.start(system=system, user=user)
 
     async def turns(self, history: History) -> Outcome:
-        """Ask, parse, run, observe."""
+        """Turn after turn, until one ends the run."""
         self.history = history
-        codeless = 0
         while self.step < self.task.limits.iterations:
             self.step += 1
-            began = self.deps.clock()
-            self.emit(StepStarted(self.step))
-            reply = await self.ask()
-            if reply.final is not None:
-                self.emit(StepFinished(self.step, "ok", self.deps.clock() - began, 0.0))
-                return self.submitted(Answer("text", reply.final.encode("utf-8", "replace")))
-            if not reply.code:
-                codeless += 1
-                if codeless == CODELESS_TURNS:
-                    self.emit(StepFinished(self.step, "no_code", self.deps.clock() - began, 0.0))
-                    return self.gave_up(reply)
-                self.observe(reply, began, no_code_text(reply.problem, remaining=self.remaining()))
-                continue
-            codeless = 0
-            result = await self.execute(reply.code)
-            self.desk.raise_if_fatal()
-            if result.answer is not None and not _is_empty(result.answer):
-                self.emit(StepFinished(self.step, result.status, self.deps.clock() - began, result.seconds))
-                return self.submitted(result.answer)
-            note = "FINAL got an empty value; submit an answer in words." if result.answer is not None else ""
-            self.observe(reply, began, observation_text(result, remaining=self.remaining(), note=note), result=result)
-            self.desk.raise_if_limited()
+            outcome = await self.turn()
+            if outcome is not None:
+                return outcome
         raise LimitError("iterations", f"the limit of {self.task.limits.iterations} turns was reached")
+
+    async def turn(self) -> Outcome | None:
+        """Ask, parse, run, observe. An outcome ends the run."""
+        began = self.deps.clock()
+        self.emit(StepStarted(self.step))
+        reply = await self.ask()
+        if reply.final is None and not reply.code:
+            return self.without_code(reply, began)
+        self.codeless = 0
+        result = await self.execute(reply.code) if reply.code else _said(reply.final or "")
+        self.desk.raise_if_fatal()
+        problem = self.problem_with(result.answer) if result.answer else ""
+        if result.answer and (not problem or self.repairs > REPAIRS):
+            self.finish_step(result, began)
+            return self.submitted(result.answer, problem)
+        self.observe(reply, began, observation_text(result, remaining=self.remaining(), note=problem), result=result)
+        self.desk.raise_if_limited()
+        return None
+
+    def without_code(self, reply: Reply, began: float) -> Outcome | None:
+        """A nudge, or, after several replies without code in a row, the end."""
+        self.codeless += 1
+        if self.codeless == CODELESS_TURNS:
+            self.finish_step(None, began)
+            return self.gave_up(reply)
+        self.observe(reply, began, no_code_text(reply.problem, remaining=self.remaining()))
+        return None
+
+    def problem_with(self, answer: Answer) -> str:
+        """Why a submitted answer goes back to the root; "" when it stands."""
+        if _is_empty(answer):
+            problem = "FINAL got an empty value; submit an answer, in words if there is none."
+        else:
+            problem = self.task.check(answer)
+        self.repairs += bool(problem)
+        return problem
 
     async def ask(self) -> Reply:
         step = self.step
@@ -235,20 +266,20 @@ class _Loop:
     def observe(self, reply: Reply, began: float, observation: str, *, result: StepResult | None = None) -> None:
         """Tell the root what came of its reply; the history grows by two messages."""
         self.history = self.history.turn(reply=reply.text, observation=observation)
-        self.emit(
-            StepFinished(
-                self.step,
-                result.status if result else "no_code",
-                self.deps.clock() - began,
-                result.seconds if result else 0.0,
-                observation,
-            )
-        )
+        self.finish_step(result, began, observation)
 
-    def submitted(self, answer: Answer) -> Outcome:
-        """An answer is complete unless a cap refused some of the calls it was built on."""
+    def finish_step(self, result: StepResult | None, began: float, observation: str = "") -> None:
+        status: StepStatus = result.status if result else "no_code"
+        cell_s = result.seconds if result else 0.0
+        self.emit(StepFinished(self.step, status, self.deps.clock() - began, cell_s, observation))
+
+    def submitted(self, answer: Answer, problem: str) -> Outcome:
+        """An answer is complete unless it never satisfied, or a cap refused some of the calls it was built on."""
         if _is_empty(answer):
             return Outcome("no_answer", None, self.step)
+        if problem:
+            error = SchemaError(f"the answer does not satisfy the schema after {REPAIRS} repairs: {problem}")
+            return Outcome("error", answer, self.step, None, error)
         if self.desk.limit is not None:
             self.emit(LimitReached(self.desk.limit.limit, self.desk.limit.message))
             return Outcome("partial", answer, self.step, self.desk.limit.limit, self.desk.limit)
@@ -368,7 +399,7 @@ class SubCallDesk:
             return self.limit.message
         if not prompt.strip():
             return "the prompt is empty"
-        window = self._loop.task.sub_window
+        window = self._loop.window
         if window and len(prompt) > window * 6:  # no text packs six characters into every token
             limit = self._loop.payload
             return f"the prompt has {len(prompt):,} characters and the sub-model takes about {limit:,}: split it"
@@ -392,6 +423,11 @@ class SubCallDesk:
     def raise_if_limited(self) -> None:
         if self.limit is not None:
             raise self.limit
+
+
+def _said(text: str) -> StepResult:
+    """An answer given in prose, as the result of a cell that submitted it."""
+    return StepResult("ok", answer=Answer("text", text.encode("utf-8", "replace")))
 
 
 def _is_empty(answer: Answer) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from rlm_cli.errors import RlmError
@@ -108,8 +108,9 @@ def no_totals() -> Totals:
     return Totals()
 
 
+async def unknown_window() -> int | None:
+    return None
+
+
 def fence(code: str) -> str:
     return f"Thinking.\n```repl\n{code}\n```\n"
-
-
-BudgetView = Mapping[str, float | int | None]

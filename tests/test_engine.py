@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 
 import pytest
 
@@ -13,11 +14,15 @@ from rlm_cli.events import CodeWritten, StepFinished
 from rlm_cli.prompts import InputFacts
 from rlm_cli.sandbox import Answer, StepResult, SubReply
 
-from .fakes import Events, ScriptedModel, ScriptedSandbox, fence, final, no_totals, printed
+from .fakes import Events, ScriptedModel, ScriptedSandbox, fence, final, no_totals, printed, unknown_window
 
 
 def play(
-    model: ScriptedModel, sandbox: ScriptedSandbox, events: Events | None = None, limits: Limits | None = None
+    model: ScriptedModel,
+    sandbox: ScriptedSandbox,
+    events: Events | None = None,
+    limits: Limits | None = None,
+    check: Callable[[Answer], str] = lambda answer: "",
 ) -> Outcome:
     task = Task(
         question="How many?",
@@ -27,8 +32,9 @@ def play(
         sub="m/sub",
         aliases={"cheap": "m/cheap"},
         limits=limits or Limits(),
+        check=check,
     )
-    deps = Deps(model, sandbox, events or Events(), LedgerView(no_totals))
+    deps = Deps(model, sandbox, events or Events(), LedgerView(no_totals), unknown_window)
     return asyncio.run(asyncio.wait_for(run(task, deps), 20))
 
 
@@ -269,3 +275,18 @@ def test_a_restart_is_told() -> None:
     play(model, ScriptedSandbox([result, final("x")]), events)
     assert "all variables are gone" in model.requests[1].messages[-1].content
     assert "kernel.restarted" in events.types
+
+
+def test_an_answer_that_fails_its_check_is_repaired() -> None:
+    """What the schema forbids goes back as an observation; the repaired answer stands."""
+    model = ScriptedModel([fence("FINAL('a')"), fence("FINAL('b')")])
+    outcome = play(model, ScriptedSandbox([final("a"), final("b")]), check=lambda a: "not b" if a.data != b"b" else "")
+    assert (outcome.status, text_of(outcome)) == ("ok", "b")
+    assert "not b" in model.requests[1].messages[-1].content
+
+
+def test_repairs_are_bounded_and_the_value_is_kept() -> None:
+    """After three repairs the run ends in a schema error that still carries the value."""
+    model = ScriptedModel([fence("FINAL('a')")] * 4)
+    outcome = play(model, ScriptedSandbox([final("a")] * 4), check=lambda a: "wrong")
+    assert (outcome.status, outcome.error and outcome.error.code, text_of(outcome)) == ("error", "schema", "a")

@@ -1,0 +1,143 @@
+"""The result object: a fold of the run's own records plus how the loop ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .. import __version__
+from ..engine import Outcome, answer_data, answer_text
+from ..errors import ExitCode, RlmError
+from ..events import (
+    CallFinished,
+    CallStarted,
+    ErrorInfo,
+    Record,
+    Result,
+    RunStarted,
+    SandboxInfo,
+    SandboxReady,
+    StepFinished,
+    Timing,
+    Totals,
+    Warned,
+)
+from ..sandbox import Answer
+
+
+@dataclass
+class Tally:
+    """A listener that adds up what the result needs, so that it also exists for a run that crashed."""
+
+    started: RunStarted | None = None
+    began: float = 0.0
+    last: float = 0.0
+    ready_s: float = 0.0
+    root_s: float = 0.0
+    cells_s: float = 0.0
+    iterations: int = 0
+    depth: int = 0
+    sandbox: SandboxInfo = SandboxInfo()
+    warnings: list[str] = field(default_factory=list)
+
+    def __call__(self, record: Record) -> None:
+        event = record.event
+        self.last = record.ts
+        if isinstance(event, RunStarted):
+            self.started, self.began = event, record.ts
+        elif isinstance(event, SandboxReady):
+            self.sandbox, self.ready_s = event.sandbox, record.ts - self.began
+        elif isinstance(event, CallStarted):
+            self.depth = max(self.depth, record.span.depth + (event.role == "sub"))
+        elif isinstance(event, CallFinished) and event.role != "sub":
+            self.root_s += event.seconds
+        elif isinstance(event, StepFinished):
+            self.cells_s += event.cell_s
+            self.iterations = max(self.iterations, event.step)
+        elif isinstance(event, Warned):
+            self.warnings.append(event.message)
+
+
+def error_info(error: RlmError) -> ErrorInfo:
+    return ErrorInfo(error.code, error.message, error.hint, error.retryable)
+
+
+def exit_code_of(outcome: Outcome) -> ExitCode:
+    """A partial answer is never 0; a limit is 6 with or without one."""
+    if outcome.status == "ok":
+        return ExitCode.OK
+    if outcome.status == "error" and outcome.error is not None:
+        return outcome.error.exit_code
+    return ExitCode.LIMIT if outcome.limit else ExitCode.NO_ANSWER
+
+
+def finished(tally: Tally, outcome: Outcome, totals: Totals, *, log_dir: str | None) -> Result:
+    """The result of a run whose loop ended by itself, well or at a limit."""
+    error = outcome.error
+    if error is None and outcome.status == "no_answer":
+        error = RlmError(
+            "the model stopped without submitting an answer",
+            code="no_answer",
+            hint="try a stronger --model, or a more specific question",
+        )
+    return _result(
+        tally,
+        totals,
+        status=outcome.status,
+        answer=outcome.answer,
+        error=error,
+        exit_code=exit_code_of(outcome),
+        limit_hit=outcome.limit,
+        log_dir=log_dir,
+    )
+
+
+def failed(tally: Tally, error: RlmError, totals: Totals, *, log_dir: str | None) -> Result:
+    """The result of a run that ended in an error, also one that never started."""
+    return _result(
+        tally,
+        totals,
+        status="error",
+        answer=None,
+        error=error,
+        exit_code=error.exit_code,
+        limit_hit=None,
+        log_dir=log_dir,
+    )
+
+
+def _result(
+    tally: Tally,
+    totals: Totals,
+    *,
+    status: str,
+    answer: Answer | None,
+    error: RlmError | None,
+    exit_code: ExitCode,
+    limit_hit: str | None,
+    log_dir: str | None,
+) -> Result:
+    started = tally.started or RunStarted("", __version__, "", Result.models, Result.sources)
+    return Result(
+        run_id=started.run_id,
+        status=status,  # type: ignore[arg-type]  # one of Status: see the two callers
+        answer=answer_text(answer) if answer else "",
+        data=answer_data(answer) if answer else None,
+        question=started.question,
+        exit_code=int(exit_code),
+        version=__version__,
+        sources=started.sources,
+        models=started.models,
+        usage=totals.usage,
+        cost=totals.cost,
+        calls=totals.calls,
+        iterations=tally.iterations,
+        depth=tally.depth,
+        timing=Timing(
+            round(tally.last - tally.began, 3), round(tally.ready_s, 3), round(tally.root_s, 3), round(tally.cells_s, 3)
+        ),
+        limit_hit=limit_hit,
+        sandbox=tally.sandbox,
+        error=error_info(error) if error else None,
+        warnings=tuple(tally.warnings),
+        log_dir=log_dir,
+    )
