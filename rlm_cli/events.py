@@ -61,14 +61,16 @@ ROOT = Span()
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one call or of many. `cached` is the part of `input` a provider cache served, `reasoning` the part of
-    `output` that was hidden thinking; `estimated` is true when any of it was counted by us and not by the provider."""
+    """Tokens of one call or of many. `cached` is the part of `input` a provider cache served, `written` the part that
+    was stored in it (billed higher by some), `reasoning` the part of `output` that was hidden thinking; `estimated` is
+    true when any of it was counted by us and not by the provider."""
 
     input: int = 0
     output: int = 0
     cached: int = 0
     reasoning: int = 0
     estimated: bool = False
+    written: int = 0
 
     @property
     def total(self) -> int:
@@ -81,6 +83,7 @@ class Usage:
             self.cached + other.cached,
             self.reasoning + other.reasoning,
             self.estimated or other.estimated,
+            self.written + other.written,
         )
 
 
