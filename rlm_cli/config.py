@@ -609,17 +609,6 @@ def api_key(env: Mapping[str, str]) -> Secret | None:
     return Secret(key) if key else None
 
 
-def use_color(choice: str, env: Mapping[str, str], *, terminal: bool) -> bool:
-    """--color, then NO_COLOR, then FORCE_COLOR, then whether the stream is a terminal (TERM=dumb: not)."""
-    if choice != "auto":
-        return choice == "always"
-    if env.get("NO_COLOR"):
-        return False
-    if env.get("FORCE_COLOR"):
-        return True
-    return terminal and env.get("TERM") != "dumb"
-
-
 def places(env: Mapping[str, str], config_file: Path | None = None) -> Places:
     """Where things are. XDG on macOS too, %APPDATA% and %LOCALAPPDATA% on Windows, RLM_HOME for everything."""
     if home := env.get("RLM_HOME"):

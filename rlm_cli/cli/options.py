@@ -54,7 +54,7 @@ class KeyOption:
         words = self.help or key.doc
         default = "" if key.many or self.value is not None or self.count else key.show(key.default)
         # Every key has a variable; the ones with a name of their own are worth the room.
-        env = "" if self.help or key.env == config.derived_env(key.name) else key.env
+        env = "" if self.help or (key.section and key.env == config.derived_env(key.name)) else key.env
         notes = "; ".join(filter(None, (f"default {default}" if default else "", env)))
         return f"{words} [{notes}]" if notes else words
 

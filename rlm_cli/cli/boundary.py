@@ -1,0 +1,252 @@
+"""The edge of the process: its streams, its signals, and the one place that prints errors.
+
+Everything a command raises ends here. A `RlmError` becomes one block on stderr (what happened, why, the next command
+to type) and its exit code; a usage error of Typer's becomes exit 2; anything else is a bug of ours, whose traceback
+goes to a file, and to the screen with --debug. With --json or --events a failure is on stdout too, as an object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn, TextIO, cast
+
+import typer
+
+from .. import __version__, config
+from ..errors import ExitCode, Interrupted, RlmError, UsageError
+from ..events import ROOT, ErrorInfo, Record, Result, RunFinished, record_to_json, to_json
+
+ISSUES = "https://github.com/rlm-cli/rlm-cli/issues"
+
+_answer: BinaryIO | None = None
+"""The real stdout, once `guard_stdout` has taken it: a process has only one."""
+
+
+# -- streams -------------------------------------------------------------------------------------------------------
+
+
+def guard_stdout() -> BinaryIO:
+    """Take stdout away from everybody else, and return it for the answer.
+
+    Afterwards file descriptor 1 and `sys.stdout` are stderr, so nothing a library or a child process prints can reach
+    the answer. Call it once, before libraries are imported. The caller flushes.
+    """
+    global _answer
+    if _answer is None:
+        sys.stdout.flush()
+        _answer = os.fdopen(os.dup(1), "wb")
+        os.dup2(2, 1)
+        sys.stdout = sys.stderr
+    return _answer
+
+
+def prepare_streams() -> None:
+    """Any text can be written: UTF-8 on Windows, file names byte for byte where the stream is UTF-8."""
+    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        if not hasattr(stream, "reconfigure"):
+            continue
+        if sys.platform == "win32":
+            stream.reconfigure(encoding="utf-8")
+        utf8 = (stream.encoding or "").lower().replace("-", "") == "utf8"
+        stream.reconfigure(errors=errors if utf8 else "backslashreplace")
+
+
+def _finish_streams() -> None:
+    """Flush; a reader that left (`| head`) is no news."""
+    for stream in (_answer, sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                cast(TextIO, stream).flush()
+        except (BrokenPipeError, ValueError):
+            _silence_stdout()
+
+
+def _silence_stdout() -> None:
+    """Point stdout at nothing, or the interpreter would complain about the closed pipe on its way out."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    if _answer is not None:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(nowhere, _answer.fileno())
+
+
+# -- running -------------------------------------------------------------------------------------------------------
+
+
+def main() -> NoReturn:
+    """The `rlm` command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command line and return its exit code. Nothing is raised, whatever happens."""
+    prepare_streams()
+    try:
+        with _sigterm_unwinds():
+            code = _invoke(args)
+    except Exception as error:  # noqa: BLE001 - the process's edge: a bug must not end as a bare traceback
+        code = _report_crash(error, args)
+    _finish_streams()
+    return code
+
+
+def _invoke(args: Sequence[str]) -> int:
+    try:
+        from .app import command
+
+        code = command().main(args=list(args), prog_name="rlm", standalone_mode=False)
+        return code if isinstance(code, int) else int(ExitCode.OK)
+    except RlmError as error:
+        return _end_with(error, args)
+    except typer.TyperException as error:
+        return _end_with(_as_usage_error(error), args)
+    except typer.Abort:
+        return _end_with(Interrupted("stopped: no answer was given"), args)
+    except KeyboardInterrupt:
+        return _end_with(Interrupted(), args)
+    except BrokenPipeError:
+        _silence_stdout()
+        return int(ExitCode.ERROR)
+    except SystemExit as stop:
+        if stop.code == ExitCode.TERMINATED:
+            return _end_with(Interrupted("terminated", terminated=True), args)
+        return stop.code if isinstance(stop.code, int) else int(ExitCode.ERROR)
+
+
+@contextlib.contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    """SIGTERM unwinds the stack like Ctrl-C, so that what a command opened is closed (containers above all)."""
+
+    def unwind(_signal: int, _frame: Any) -> NoReturn:
+        raise SystemExit(int(ExitCode.TERMINATED))
+
+    try:
+        before = signal.signal(signal.SIGTERM, unwind)
+    except ValueError:  # not the main thread: somebody embeds us and owns the signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# -- reporting -----------------------------------------------------------------------------------------------------
+
+
+def _as_usage_error(error: typer.TyperException) -> RlmError:
+    """Typer's complaint about the command line, with the help to read."""
+    ctx = getattr(error, "ctx", None)
+    path = ctx.command_path if ctx else "rlm"
+    return UsageError(error.format_message(), hint=f"{path} --help")
+
+
+def _end_with(error: RlmError, args: Sequence[str]) -> int:
+    report(error)
+    with contextlib.suppress(BrokenPipeError):
+        _report_on_stdout(error, args)
+    return int(error.exit_code)
+
+
+def report(error: RlmError) -> None:
+    """Print the error block on stderr: what happened, and the next command to type."""
+    from ..render.look import look_for, writable
+    from ..render.sanitize import clean
+
+    look = look_for(sys.stderr, env=config.environment())
+    red, dim, plain = ("\x1b[31m", "\x1b[2m", "\x1b[0m") if look.color else ("", "", "")
+    lines = [f"{red}rlm: {clean(error.message)}{plain}"]
+    lines += [f"{dim}  try:{plain} {clean(line)}" for line in error.hint.splitlines()]
+    with contextlib.suppress(BrokenPipeError):
+        print("\n".join(lines), file=writable(sys.stderr, look))
+
+
+def _report_on_stdout(error: RlmError, args: Sequence[str]) -> None:
+    form = wanted_format(args)
+    if form == "text":
+        return
+    body: Any
+    if _verb(args) == "ask":
+        result = failure(error)
+        finished = Record(0, time.time(), ROOT, RunFinished(result))
+        body = record_to_json(finished) if form == "events" else to_json(result)
+    else:
+        body = {"schema_version": 1, "error": to_json(error_info(error)), "exit_code": int(error.exit_code)}
+    out = _answer or sys.stdout.buffer
+    out.write(json.dumps(body).encode() + b"\n")
+    out.flush()
+
+
+def error_info(error: RlmError) -> ErrorInfo:
+    return ErrorInfo(error.code, error.message, error.hint, error.retryable)
+
+
+def failure(error: RlmError, *, run_id: str = "", question: str = "") -> Result:
+    """The result object of a run that ended before it began."""
+    return Result(
+        run_id=run_id,
+        status="error",
+        answer="",
+        question=question,
+        exit_code=int(error.exit_code),
+        version=__version__,
+        error=error_info(error),
+    )
+
+
+def _own(args: Sequence[str]) -> Sequence[str]:
+    """The arguments before `--`."""
+    return args[: args.index("--")] if "--" in args else args
+
+
+def _verb(args: Sequence[str]) -> str:
+    from .app import VERBS
+
+    names = {verb.name for verb in VERBS}
+    return next((arg for arg in _own(args) if arg in names), "")
+
+
+def wanted_format(args: Sequence[str]) -> str:
+    """text, json or events, as far as a command line that may be wrong says it; the last one wins, as in a good one."""
+    words = list(_own(args))
+    form = config.environment().get("RLM_FORMAT", "text") if _verb(args) == "ask" else "text"
+    for word, after in zip(words, [*words[1:], ""], strict=False):
+        if word in ("--json", "--events"):
+            form = word.removeprefix("--")
+        elif word in ("-f", "--format"):
+            form = after
+        elif word.startswith(("--format=", "-f")):
+            form = word.partition("=")[2] or word[2:]
+    return form if form in ("json", "events") else "text"
+
+
+def _report_crash(error: Exception, args: Sequence[str]) -> int:
+    text = "".join(traceback.format_exception(error))
+    debug = "--debug" in _own(args) or config.environment().get("RLM_DEBUG", "0") not in ("0", "false", "no", "off")
+    if debug:
+        sys.stderr.write(text)
+    where = "" if debug else _keep_traceback(text)
+    hint = f"report it with {where} attached: {ISSUES}" if where else f"report it: {ISSUES}"
+    told = RlmError(f"this is a bug in rlm {__version__}: {type(error).__name__}: {error}", hint=hint, code="crash")
+    return _end_with(told, args)
+
+
+def _keep_traceback(text: str) -> str:
+    """The path of a new private file with the traceback, or "" when none could be written."""
+    try:
+        folder: Path = config.places(config.environment()).state / "crashes"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:
+        return ""
+    return str(path)
