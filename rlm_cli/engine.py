@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -83,6 +83,8 @@ class Task:
     facts: InputFacts
     root: str
     sub: str
+    sub_window: int | None = None
+    """The sub-model's window in tokens, None when unknown."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = Limits()
     check: Callable[[Answer], str] = lambda _answer: ""
@@ -100,14 +102,12 @@ class LedgerView:
 
 @dataclass(frozen=True)
 class Deps:
-    """What the loop works with. `sub_window` waits until the models can be asked, and gives the sub-model's window in
-    tokens (None: unknown); it raises what forbids asking them at all, a price that is unknown under an explicit cap."""
+    """What the loop works with."""
 
     model: Model
     sandbox: Sandbox
     emit: Emit
     ledger: LedgerView
-    sub_window: Callable[[], Awaitable[int | None]]
     clock: Callable[[], float] = time.monotonic
 
 
@@ -149,8 +149,7 @@ class _Loop:
         self.started = deps.clock()
         self.step = 0
         self.history = History(())
-        self.window: int | None = None
-        self.payload = payload_chars(None)
+        self.payload = payload_chars(task.sub_window)
         self.codeless = 0
         self.repairs = 0
         self.desk = SubCallDesk(self)
@@ -160,15 +159,8 @@ class _Loop:
 
     async def open(self) -> History:
         began = self.deps.clock()
-        window = asyncio.ensure_future(self.deps.sub_window())
-        try:
-            context = await self.deps.sandbox.open(self.task.documents, self.desk)
-        except BaseException:
-            window.cancel()
-            raise
+        context = await self.deps.sandbox.open(self.task.documents, self.desk)
         self.emit(SandboxReady(self.deps.sandbox.info, self.deps.clock() - began, context_line(context)))
-        self.window = await window
-        self.payload = payload_chars(self.window)
         system, user = opening(
             self.task.question,
             facts=self.task.facts,
@@ -399,7 +391,7 @@ class SubCallDesk:
             return self.limit.message
         if not prompt.strip():
             return "the prompt is empty"
-        window = self._loop.window
+        window = self._loop.task.sub_window
         if window and len(prompt) > window * 6:  # no text packs six characters into every token
             limit = self._loop.payload
             return f"the prompt has {len(prompt):,} characters and the sub-model takes about {limit:,}: split it"

@@ -108,9 +108,5 @@ def no_totals() -> Totals:
     return Totals()
 
 
-async def unknown_window() -> int | None:
-    return None
-
-
 def fence(code: str) -> str:
     return f"Thinking.\n```repl\n{code}\n```\n"

@@ -14,7 +14,7 @@ from rlm_cli.events import CodeWritten, StepFinished
 from rlm_cli.prompts import InputFacts
 from rlm_cli.sandbox import Answer, StepResult, SubReply
 
-from .fakes import Events, ScriptedModel, ScriptedSandbox, fence, final, no_totals, printed, unknown_window
+from .fakes import Events, ScriptedModel, ScriptedSandbox, fence, final, no_totals, printed
 
 
 def play(
@@ -34,7 +34,7 @@ def play(
         limits=limits or Limits(),
         check=check,
     )
-    deps = Deps(model, sandbox, events or Events(), LedgerView(no_totals), unknown_window)
+    deps = Deps(model, sandbox, events or Events(), LedgerView(no_totals))
     return asyncio.run(asyncio.wait_for(run(task, deps), 20))
 
 
