@@ -1,0 +1,337 @@
+"""Records as text: pure functions that return lines. Nothing here prints, and everything from outside is cleaned."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from ..events import (
+    CallRetried,
+    Cost,
+    KernelRestarted,
+    LimitReached,
+    ModelPair,
+    Result,
+    RunStarted,
+    Skipped,
+    SourcesFacts,
+    StepFinished,
+    Totals,
+    Warned,
+)
+from ..units import compact_count, human_bytes, human_count, human_seconds, money
+from .progress import Burst, Progress
+from .sanitize import clean, clean_line
+
+DOT = " · "
+FOLD_HEAD, FOLD_TAIL = 8, 4
+CODE_HEAD, CODE_TAIL = 60, 20
+_LINE_CHARS = 500
+_LINE_CHARS_VERBOSE = 10_000
+_PROSE_WIDTH = 100
+_BAR = 20
+_RULE = 32
+_NAME = 60
+_RAISED = re.compile(r"^(?:[A-Za-z_][\w.]*)?(?:Error|Exception|Interrupt|Exit|Warning)\b.*", re.MULTILINE)
+
+
+def dotted(*parts: str) -> str:
+    """The parts that say something, joined by middle dots."""
+    return DOT.join(part for part in parts if part)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 step`, `1,284 files`."""
+    return f"{human_count(number)} {noun}{'' if number == 1 else 's'}"
+
+
+# -- facts ---------------------------------------------------------------------------------------------------------
+
+
+def facts_text(facts: SourcesFacts) -> str:
+    """`1,284 files · 412 MB · ~103 M tokens`."""
+    return dotted(counted(facts.files, "file"), human_bytes(facts.bytes), f"~{compact_count(facts.tokens_est)} tokens")
+
+
+def skipped_text(skipped: Skipped) -> str:
+    """`skipped 37 (22 ignored, 9 binary, 6 hidden)`, most frequent first; "" when nothing was."""
+    reasons = {
+        "ignored": skipped.ignored,
+        "hidden": skipped.hidden,
+        "binary": skipped.binary,
+        "too large": skipped.too_large,
+        "unreadable": skipped.unreadable,
+        "special": skipped.special,
+    }
+    found = sorted(((count, name) for name, count in reasons.items() if count), key=lambda pair: -pair[0])
+    listed = ", ".join(f"{human_count(count)} {name}" for count, name in found)
+    return f"skipped {human_count(skipped.total)} ({listed})" if found else ""
+
+
+def names_text(names: Sequence[str]) -> str:
+    """The sources as named, at most three of them."""
+    shown = " ".join(clean_line(name, _NAME) for name in names[:3])
+    return shown + (f" and {human_count(len(names) - 3)} more" if len(names) > 3 else "")
+
+
+def models_text(models: ModelPair) -> str:
+    """`root → sub`, or one name when both are the same."""
+    root, sub = clean_line(models.root, _NAME), clean_line(models.sub, _NAME)
+    return root if sub in ("", root) else f"{root} → {sub}"
+
+
+def cost_text(cost: Cost) -> str:
+    """`$0.0213`; `≥ $0.0213` when some calls have no known price, `cost ?` when none has."""
+    if cost.known:
+        return money(cost.usd)
+    return f"≥ {money(cost.usd)}" if cost.usd else "cost ?"
+
+
+def spent_text(totals: Totals, *, gap: str = " ") -> str:
+    """`$0.0213 / $1.00`: the running cost against the cap."""
+    cap = f"{gap}/{gap}{money(totals.max_usd)}" if totals.max_usd is not None else ""
+    return cost_text(totals.cost) + cap
+
+
+def header_lines(run: RunStarted) -> list[str]:
+    """What is read by whom for how much: two or three lines."""
+    names = names_text(run.names)
+    facts = facts_text(run.sources)
+    skipped = skipped_text(run.sources.skipped)
+    if skipped:
+        skipped = dotted(skipped, f"rlm sources {names_text(run.names[:1])} --skipped" if len(run.names) == 1 else "")
+    cap = run.limits.get("cost")
+    return [
+        line
+        for line in (
+            dotted(f"rlm {clean_line(run.version, 20)}", f"{names} ({facts})" if names else facts),
+            skipped,
+            dotted(
+                models_text(run.models),
+                f"cap {money(cap)}" if cap is not None else "no cost cap",
+                clean_line(run.cost_note, 2 * _NAME),
+            ),
+        )
+        if line
+    ]
+
+
+# -- one line each -------------------------------------------------------------------------------------------------
+
+
+def step_facts(progress: Progress, done: StepFinished) -> str:
+    """A finished step on one line, for a pipe."""
+    code = f"code {counted(progress.code_lines, 'line')}" if progress.code_lines else ""
+    calls = counted(progress.burst.done, "sub-call") if progress.burst.done else ""
+    failed = f" ({human_count(progress.burst.failed)} failed)" if progress.burst.failed else ""
+    return dotted(
+        f"step {done.step}",
+        code,
+        f"{step_status(done)} {human_seconds(done.seconds)}",
+        calls + failed,
+        f"{compact_count(progress.totals.usage.total.total)} tok",
+        spent_text(progress.totals, gap=""),
+        raised(done.observation) if done.status == "error" else "",
+    )
+
+
+def step_status(done: StepFinished) -> str:
+    return {"no_code": "no code", "died": "kernel died"}.get(done.status, done.status)
+
+
+def raised(observation: str) -> str:
+    """The last line of the traceback in what the root saw: `NameError: name 'x' is not defined`."""
+    found = _RAISED.findall(observation)
+    return clean_line(found[-1], _PROSE_WIDTH) if found else ""
+
+
+def burst_text(burst: Burst) -> str:
+    """A step's sub-calls once they are over; "" when there were none."""
+    if not burst.done:
+        return ""
+    cost = money(burst.usd) if burst.priced else "cost ?"
+    return dotted(
+        counted(burst.done, "sub-call"),
+        f"{human_count(burst.ok)} ok" if burst.failed else "",
+        f"{human_count(burst.failed)} failed" if burst.failed else "",
+        f"{human_count(burst.cached)} cached" if burst.cached else "",
+        f"{counted(burst.retries, 'retry').replace('retrys', 'retries')}" if burst.retries else "",
+        f"{compact_count(burst.tokens)} tokens",
+        cost,
+        human_seconds(max(burst.ended - burst.began, 0.0)),
+    )
+
+
+def retry_text(event: CallRetried) -> str:
+    """`rate limited, retrying in 8 s (2/5)`."""
+    reason = clean_line(event.reason, _PROSE_WIDTH) or "failed"
+    return f"{reason}, retrying in {human_seconds(event.wait_s)} ({event.attempt}/{event.attempts})"
+
+
+def notice_text(event: Warned | LimitReached | KernelRestarted) -> str:
+    """What the user should know, on one line."""
+    if isinstance(event, LimitReached):
+        return f"limit: {clean_line(event.message, 4 * _PROSE_WIDTH)}"
+    if isinstance(event, KernelRestarted):
+        return f"the kernel was restarted: {clean_line(event.reason, 4 * _PROSE_WIDTH)}"
+    return f"warning: {clean_line(event.message, 4 * _PROSE_WIDTH)}"
+
+
+def closing_text(result: Result) -> str:
+    """How it ended, how long it took, what it cost."""
+    words = {"ok": "answered", "partial": "partial answer", "no_answer": "no answer", "error": "failed"}
+    reason = result.limit_hit or (result.error.code if result.error else "")
+    return dotted(
+        words[result.status] + (f" ({clean_line(reason, _NAME)})" if reason else ""),
+        human_seconds(result.timing.total_s),
+        counted(result.iterations, "step"),
+        counted(result.calls.total, "call"),
+        f"{compact_count(result.usage.total.total)} tokens",
+        cost_text(result.cost),
+    )
+
+
+def show_hint(result: Result) -> str:
+    """The command that shows the kept run; "" when nothing was kept."""
+    return f"rlm runs show {clean_line(result.run_id, _NAME)}" if result.log_dir else ""
+
+
+# -- blocks --------------------------------------------------------------------------------------------------------
+
+
+def prose_of(reply: str, code: str) -> str:
+    """What the model said before its code."""
+    body = code.strip("\n")
+    at = reply.find(body) if body else -1
+    if at < 0:
+        return reply.strip()
+    before = reply[:at].rstrip()
+    return (
+        before[: before.rfind("\n") + 1].strip() if before.split("\n")[-1].lstrip().startswith(("`", "~")) else before
+    )
+
+
+def fold(text: str, head: int, tail: int, *, chars: int = _LINE_CHARS) -> list[str]:
+    """`text` cleaned, in lines: the first `head` and the last `tail`, with what lies between as one counted line."""
+    lines = text.strip("\n").split("\n") if text.strip("\n") else []
+    hidden = len(lines) - head - tail
+    if hidden > 1:
+        lines = [*lines[:head], "", *lines[len(lines) - tail :]]
+    shown = [clean(_clip(line, chars)).replace("\n", "⏎").expandtabs(4) for line in lines]
+    if hidden > 1:
+        shown[head] = f"… {human_count(hidden)} lines more"
+    return shown
+
+
+def _clip(line: str, chars: int) -> str:
+    extra = len(line) - chars
+    return f"{line[:chars]}… {human_count(extra)} characters more" if extra > 0 else line
+
+
+def rule(step: int) -> Text:
+    """The dim line that opens a step. Short, so that a narrowed window does not break it."""
+    label = f"── step {step} "
+    return Text(label + "─" * (_RULE - cell_len(label)), "dim")
+
+
+def wrapped(text: Text, width: int, *, first: Text | None = None) -> list[Text]:
+    """`text` in rows of at most `width` cells, each behind a copy of `first`. Nothing pads the right."""
+    from rich.console import Console
+
+    lead = first or Text()
+    room = max(width - cell_len(lead.plain), 10)
+    console = Console(width=room, _environ={})
+    return [lead + row for line in text.split("\n", allow_blank=True) for row in _rows(line, console, room)]
+
+
+def _rows(line: Text, console: object, room: int) -> list[Text]:
+    rows = line.wrap(console, room, tab_size=4)  # type: ignore[arg-type]
+    for row in rows:
+        row.rstrip()
+    return list(rows) or [Text()]
+
+
+def prose_block(text: str, width: int) -> list[Text]:
+    """The model's words."""
+    return wrapped(Text(clean(text)), min(width, _PROSE_WIDTH)) if text else []
+
+
+def code_block(code: str, width: int, *, verbose: bool = False) -> list[Text]:
+    """Highlighted code in the terminal's own colours, indented; long programs are folded."""
+    head, tail = (10**9, 0) if verbose else (CODE_HEAD, CODE_TAIL)
+    lines = fold(code, head, tail, chars=_LINE_CHARS_VERBOSE if verbose else _LINE_CHARS)
+    return wrapped(_highlighted("\n".join(lines)), width, first=Text("  ")) if lines else []
+
+
+def _highlighted(code: str) -> Text:
+    from rich.syntax import Syntax
+
+    text = Syntax("", "python", theme="ansi_dark", background_color="default").highlight(code)
+    text.rstrip()
+    return text
+
+
+def output_block(text: str, total: int, width: int, *, error: bool = False, verbose: bool = False) -> list[Text]:
+    """A cell's output behind a bar, folded to its first and last lines; `total` is its true size in bytes."""
+    head, tail = (10**9, 0) if verbose else (FOLD_HEAD, FOLD_TAIL)
+    lines = fold(text, head, tail, chars=_LINE_CHARS_VERBOSE if verbose else _LINE_CHARS)
+    if total > len(text.encode("utf-8", "replace")):
+        lines.append(f"… {human_bytes(total)} in all")
+    bar = Text("  │ ", "red" if error else "dim")
+    return [
+        row for line in lines for row in wrapped(Text(line, "dim" if line.startswith("… ") else ""), width, first=bar)
+    ]
+
+
+# -- the live region -----------------------------------------------------------------------------------------------
+
+
+def tail_lines(text: str, width: int, count: int) -> list[Text]:
+    """The last `count` rows of what is being written."""
+    recent = clean(text[-count * width * 2 :]).strip().split("\n")[-count:]
+    rows = wrapped(Text("\n".join(recent), "dim"), min(width, _PROSE_WIDTH), first=Text("  "))
+    return rows[-count:]
+
+
+def bar_line(burst: Burst) -> Text:
+    """`sub-calls ███████░░░ 12/40 · 1 failed · 8 in flight`."""
+    full = _BAR * burst.done // max(burst.started, 1)
+    line = Text("  sub-calls ")
+    line.append("█" * full, "green").append("░" * (_BAR - full), "dim")
+    line.append(f" {human_count(burst.done)}/{human_count(burst.started)}")
+    if burst.failed:
+        line.append(DOT, "dim").append(f"{human_count(burst.failed)} failed", "red")
+    line.append(f"{DOT}{human_count(burst.in_flight)} in flight", "dim")
+    return line
+
+
+def status_line(progress: Progress, elapsed: float, spinner: str) -> Text:
+    """`⠹ step 2 · running code · 31 k tokens · $0.0213 / $1.00 · 0:42`."""
+    doing = {
+        "starting": "starting the sandbox",
+        "asking": "the model is writing",
+        "running": "running code",
+        "ending": "asking for an answer with what there is",
+        "over": "done",
+    }[progress.phase]
+    if progress.phase == "running" and progress.burst.in_flight:
+        doing = "waiting for sub-calls"
+    line = Text(spinner, "cyan")
+    line.append(" " + dotted(f"step {progress.step}" if progress.step else "", doing))
+    rest = (
+        f"{compact_count(progress.totals.usage.total.total)} tokens",
+        spent_text(progress.totals),
+        clock_text(elapsed),
+    )
+    line.append(DOT + dotted(*rest), "dim")
+    return line
+
+
+def clock_text(seconds: float) -> str:
+    """`0:42`, `12:05`, `1:02:03`: steady while it counts."""
+    whole = max(int(seconds), 0)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
