@@ -1,0 +1,203 @@
+"""A provider's failure, put into our terms: whose fault it is, what to do, whether to try again, and no secrets.
+
+LiteLLM's exception classes do not decide: it raises `BadRequestError` for some 500s, `InternalServerError` for a
+missing key and for a connection that broke, `RateLimitError` for an empty account. So wording is looked at first
+where providers agree on it, then the HTTP status, then the class.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ..errors import AuthError, ProviderError, RlmError, TransientError
+
+DETAIL_CHARS = 400
+
+NO_KEY = re.compile(
+    r"api_key client option must be set|missing .{0,40}api.?key|api.?key.{0,20}not (?:set|found)|no api.?key", re.I
+)
+BAD_KEY = re.compile(r"(?:invalid|incorrect|expired).{0,20}api.?key|api.?key.{0,30}(?:not valid|invalid|expired)", re.I)
+CONTEXT = re.compile(
+    r"context.?(?:length|window)|maximum context|prompt is too long|input is too long|too many (?:input )?tokens"
+    r"|input token count.{0,60}exceed|exceeds? the (?:maximum|model's|limit).{0,40}tokens|reduce the length of the",
+    re.I,
+)
+QUOTA = re.compile(
+    r"insufficient_quota|exceeded your current quota|credit balance is too low|insufficient (?:balance|credits|funds)"
+    r"|out of credits|billing hard limit|payment required",
+    re.I,
+)
+FILTER = re.compile(r"content.?(?:filter|policy|management)|ContentPolicyViolation|responsible ai|safety system", re.I)
+UNKNOWN_MODEL = re.compile(
+    r"model_not_found|LLM Provider NOT provided|model.{0,200}(?:does not exist|not found|not exist|is not supported)"
+    r"|unknown model|invalid model|no such model|not a valid model",
+    re.I,
+)
+WAIT = re.compile(r"(?:retry|try again) in (\d+(?:\.\d+)?) ?(ms|s)|retryDelay\W+(\d+(?:\.\d+)?)()s", re.I)
+PREFIX = re.compile(r"^(?:litellm\.\w+: |\w*(?:Error|Exception) ?[:-] (?:- )?|\w+Exception - )+")
+SECRETS = (
+    (re.compile(r"\b(?:sk|gsk|xai|pk|rk|or|r8|hf|pplx|fw|csk|tgp)[-_][\w*.-]{6,}"), "[key]"),
+    (re.compile(r"\bAIza[\w-]{20,}"), "[key]"),
+    (re.compile(r"([?&](?:key|api_key|apikey|token|access_token|sig|signature)=)[^&\s'\"]+", re.I), r"\1[key]"),
+    (re.compile(r"((?:authorization|x-api-key|api-key)\W{1,4}(?:(?:bearer|basic)\s+)?)[^\s'\",}]+", re.I), r"\1[key]"),
+    (re.compile(r"(bearer\s+)[\w.~+/=-]{6,}", re.I), r"\1[key]"),
+    (re.compile(r"(https?://)[^/\s@]+@"), r"\1[key]@"),
+)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What the request was about: for messages, and to keep secrets out of them."""
+
+    model: str
+    api_base: str = ""
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def where(self) -> str:
+        return redact(self.api_base, self.secrets) or self.model.partition("/")[0]
+
+
+def redact(text: str, secrets: tuple[str, ...] = ()) -> str:
+    """`text` without keys: the known `secrets` by value, others by their usual looks."""
+    for secret in secrets:
+        if len(secret) >= 6:
+            text = text.replace(secret, "[key]")
+    for pattern, replacement in SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def explain(error: BaseException, failure: Failure) -> RlmError:
+    """The error of ours that `error`, raised by LiteLLM or below it, stands for."""
+    if isinstance(error, RlmError):
+        return error
+    # LiteLLM wraps what breaks a stream half way; what it wraps says more.
+    inner = getattr(error, "original_exception", None)
+    if isinstance(inner, Exception) and type(error).__name__ == "MidStreamFallbackError":
+        return explain(inner, failure)
+    text = str(error)
+    detail = redact(PREFIX.sub("", text.split("\nTraceback")[0]).strip(), failure.secrets)[:DETAIL_CHARS]
+    return _by_wording(error, text, failure, detail) or _by_status(error, text, failure, detail)
+
+
+def _by_wording(error: BaseException, text: str, failure: Failure, detail: str) -> RlmError | None:
+    status = status_of(error)
+    if NO_KEY.search(text):
+        return AuthError(
+            f"no API key for {failure.model}: {detail}", hint="rlm doctor shows which keys were found.", code="no_key"
+        )
+    if status in (None, 400, 413, 422) or type(error).__name__ == "ContextWindowExceededError":
+        return _by_request_wording(error, text, failure, detail)
+    if status == 402 or (status in (403, 429) and QUOTA.search(text) and not WAIT.search(text)):
+        return ProviderError(
+            f"the account at {failure.where} has no quota or credit left: {detail}",
+            hint="Add credit with the provider, or choose another model with -m.",
+            code="quota_exhausted",
+        )
+    return None
+
+
+def _by_request_wording(error: BaseException, text: str, failure: Failure, detail: str) -> RlmError | None:
+    """400s: what is wrong with the request."""
+    code = str(getattr(error, "code", ""))
+    kind = type(error).__name__
+    if CONTEXT.search(text) or "context_length" in code or kind == "ContextWindowExceededError":
+        return ProviderError(
+            f"the prompt is longer than the context window of {failure.model}: {detail}",
+            hint="Send smaller pieces to the sub-model, or choose one with a larger window (--sub-model).",
+            code="context_overflow",
+        )
+    if BAD_KEY.search(text):  # Google says 400 to a wrong key
+        return _rejected(failure, detail)
+    if QUOTA.search(text):  # so does Anthropic to an empty account
+        return ProviderError(f"the account at {failure.where} has no credit left: {detail}", code="quota_exhausted")
+    if FILTER.search(text + code) or kind == "ContentPolicyViolationError":
+        return ProviderError(f"{failure.model} refused the prompt (content filter): {detail}", code="content_filter")
+    if UNKNOWN_MODEL.search(text) or code == "model_not_found":
+        return _unknown(failure, detail)
+    return None
+
+
+def _by_status(error: BaseException, text: str, failure: Failure, detail: str) -> RlmError:
+    status, kind = status_of(error), type(error).__name__
+    if isinstance(error, TimeoutError) or "Timeout" in kind or status == 408:
+        return TransientError(f"{failure.model} did not answer in time", code="timeout")
+    if status == 401:
+        return _rejected(failure, detail)
+    if status == 403:
+        return AuthError(
+            f"no permission to use {failure.model}: {detail}", hint="rlm models list", code="no_permission"
+        )
+    if status == 404:
+        return _unknown(failure, detail)
+    if status == 429:
+        wait = retry_after(error)
+        return TransientError(f"{failure.where} is rate limiting: {detail}", code="rate_limited", retry_after=wait)
+    if _broke(error, text):
+        return TransientError(f"the connection to {failure.where} broke: {detail}", code="connection_reset")
+    if status is not None and (status >= 500 or status == 409):
+        message = f"{failure.where} is not available ({status}): {detail}"
+        return TransientError(message, code="provider_unavailable", retry_after=retry_after(error))
+    if status is not None:
+        return ProviderError(f"{failure.model} refused the request ({status}): {detail}", code="bad_request")
+    return ProviderError(f"asking {failure.model} failed ({kind}): {detail}", hint="rlm doctor", code="provider")
+
+
+def _rejected(failure: Failure, detail: str) -> AuthError:
+    hint = f"Check the key for {failure.where}: rlm doctor shows which one is used."
+    return AuthError(f"{failure.where} rejected the API key: {detail}", hint=hint, code="key_rejected")
+
+
+def _unknown(failure: Failure, detail: str) -> ProviderError:
+    hint = f"rlm models list {failure.model.rpartition('/')[2].partition('-')[0]}"
+    return ProviderError(f"unknown model {failure.model}: {detail}", hint=hint, code="unknown_model")
+
+
+def _broke(error: BaseException, text: str) -> bool:
+    """The connection died. LiteLLM reports it as a 500 of its own, without a response's headers."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if kinds & {"APIConnectionError", "TransportError", "ClientError", "ConnectionError"}:
+        return True
+    return "Connection error" in text and getattr(error, "litellm_response_headers", None) is None
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status the provider answered with, where there was one."""
+    status = getattr(error, "status_code", None)
+    return status if isinstance(status, int) and 400 <= status < 600 else None
+
+
+def retry_after(error: BaseException, *, now: Callable[[], float] = time.time) -> float | None:
+    """How long the provider asks to wait, in seconds: from its headers, else from its message."""
+    headers = getattr(error, "litellm_response_headers", None)
+    if headers is None:
+        headers = getattr(getattr(error, "response", None), "headers", None)
+    if headers is not None and (wait := _from_headers(headers, now)) is not None:
+        return wait
+    if match := WAIT.search(str(error)):
+        return float(match[1] or match[3]) / (1000 if match[2] == "ms" else 1)
+    return None
+
+
+def _from_headers(headers: Mapping[str, str], now: Callable[[], float]) -> float | None:
+    lower = {str(name).lower(): str(value) for name, value in headers.items()}
+    if (milliseconds := _number(lower.get("retry-after-ms", ""))) is not None:
+        return milliseconds / 1000
+    value = lower.get("retry-after", "")
+    if (seconds := _number(value)) is not None:
+        return seconds
+    date = email.utils.parsedate_to_datetime(value) if "GMT" in value else None
+    return max(0.0, date.timestamp() - now()) if date else None
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 <= value < 1e7 else None

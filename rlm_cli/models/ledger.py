@@ -1,0 +1,399 @@
+"""What the whole tree of runs spends, and the caps on it.
+
+One `Ledger` counts root calls, sub-calls, children, retries and repairs, when the response arrives and before
+anything is parsed. `Budgeted` reserves the most a call can cost before it goes out; a call that would pass a cap
+waits while only other calls' reservations are in the way, and is refused when it cannot fit even after them. So the
+cap holds under any fan-out, as long as the estimates are upper bounds (`Budgeted` says how they are made).
+
+A part of the cap is kept back for the root's final "answer with what you have" turn; only role "final" of the
+outermost run may use it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from ..errors import LimitError, UsageError
+from ..events import Calls, Cost, Role, RoleUsage, Totals, Usage
+from . import Completion, Message, Model, OnText, Request, Spent, spent_by
+from .facts import Facts, Price, output_limit
+
+DEFAULT_TOKEN_CAP = 2_000_000
+FINAL_OUTPUT = 2_048
+FINAL_GROWTH = 6_000
+"""Tokens by which the final turn's prompt may exceed the last one's: a reply and its observation."""
+FINAL_SHARE = 0.3
+"""The reserve never takes more than this part of a cap."""
+LEAST_OUTPUT: Mapping[Role, int] = {"root": 2_048, "sub": 1_024, "final": 256}
+"""Below this many tokens of output a call is not worth its input: it is refused instead of shortened."""
+MESSAGE_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Caps:
+    """What the tree may use; None: no cap. `tokens` counts input and output of all calls."""
+
+    usd: float | None = 1.0
+    tokens: int | None = None
+    subcalls: int | None = 500
+
+
+@dataclass(frozen=True)
+class Pricing:
+    """The prices in force by model id (a missing one is unknown), the caps that follow, and what to tell the user."""
+
+    prices: Mapping[str, Price]
+    caps: Caps
+    note: str = ""
+
+
+def pricing(
+    models: Iterable[Facts],
+    caps: Caps,
+    *,
+    usd_is_explicit: bool,
+    override: Price | None = None,
+    allow_unknown: bool = False,
+) -> Pricing:
+    """Decide what is known about cost before the first call.
+
+    `override` (`--price`) prices the models whose price is unknown; when all are known, all of them. With a price
+    unknown, dollars cannot be capped: a cap the user asked for raises `UsageError` (unless `allow_unknown`), the
+    default one is replaced by a cap on tokens, and the note says so.
+    """
+    found = {entry.model: entry.price for entry in models}
+    unknown = [model for model, price in found.items() if price is None]
+    if override is not None:
+        found |= dict.fromkeys(unknown or found, override)
+        unknown = []
+    prices = {model: price for model, price in found.items() if price is not None}
+    if not unknown or caps.usd is None:
+        return Pricing(prices, caps, f"price of {', '.join(unknown)} unknown" if unknown else "")
+    names = ", ".join(unknown)
+    if usd_is_explicit and not allow_unknown:
+        raise UsageError(
+            f"--max-cost {caps.usd:g} cannot be kept: the price of {names} is unknown",
+            hint="Give it with --price IN,OUT (US$ per million tokens), or accept with --allow-unknown-cost.",
+            code="unknown_price",
+        )
+    tokens = caps.tokens if caps.tokens is not None else DEFAULT_TOKEN_CAP
+    note = f"price of {names} unknown: dollars cannot be capped, at most {tokens:,} tokens instead"
+    return Pricing(prices, replace(caps, usd=None, tokens=tokens), note)
+
+
+@dataclass(frozen=True)
+class Need:
+    """The most a call may use. `last` is true for the outermost run's final turn, which may use the reserve;
+    `price` is the model's, None when unknown."""
+
+    usd: float
+    tokens: int
+    sub: bool = False
+    last: bool = False
+    price: Price | None = None
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """What is left for ordinary calls, the final turn's reserve and calls in flight taken off. None: no cap."""
+
+    usd: float | None
+    tokens: int | None
+    subcalls: int | None
+
+
+@dataclass
+class _Waiting:
+    call: str
+    need: Need
+    turn: asyncio.Future[None]
+
+
+@dataclass
+class _Books:
+    """The running sums of what was settled."""
+
+    calls: Calls = Calls()
+    root: Usage = Usage()
+    sub: Usage = Usage()
+    usd: float = 0.0
+    known: bool = True
+    by_model: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        return self.root.total + self.sub.total
+
+
+class Ledger:
+    """The one set of books of a tree of runs. Used from the event loop only, so it needs no lock."""
+
+    def __init__(self, caps: Caps, prices: Mapping[str, Price]) -> None:
+        self._caps = caps
+        self._prices = prices
+        self._books = _Books()
+        self._held: dict[str, Need] = {}
+        self._queue: deque[_Waiting] = deque()
+        self._subcalls = 0
+        self._kept = Need(0.0, 0)
+
+    # -- before a call
+
+    async def reserve(self, call: str, need: Need) -> None:
+        """Set `need` aside for `call`, first come first served.
+
+        Waits while it would fit but for calls in flight. Raises `LimitError` (cost, tokens or subcalls) when it would
+        pass a cap even with nothing in flight: what is spent never comes back.
+        """
+        waiting = _Waiting(call, need, asyncio.get_running_loop().create_future())
+        self._queue.append(waiting)
+        self._admit()
+        try:
+            await waiting.turn
+        except asyncio.CancelledError:
+            if waiting in self._queue:
+                self._queue.remove(waiting)
+            elif not waiting.turn.cancelled() and waiting.turn.exception() is None:
+                self._release(call, need)  # admitted in the same instant
+            self._admit()
+            raise
+
+    def extend(self, call: str, usage: Usage) -> bool:
+        """Set more aside for a call in flight, whose failed attempt may be billed; False when that does not fit."""
+        held = self._held.get(call)
+        if held is None:
+            return False
+        more = Need(held.price.cost(usage) if held.price else 0.0, usage.total, last=held.last)
+        if self._passes(more, self._in_flight()):
+            return False
+        self._held[call] = replace(held, usd=held.usd + more.usd, tokens=held.tokens + more.tokens)
+        return True
+
+    def keep_for_final(self, usd: float, tokens: int) -> None:
+        """Keep this much for the final turn (never more than a share of the cap)."""
+        usd_most = (self._caps.usd or 0.0) * FINAL_SHARE
+        tokens_most = int((self._caps.tokens or 0) * FINAL_SHARE)
+        self._kept = Need(min(usd, usd_most), min(tokens, tokens_most))
+        self._admit()
+
+    def output_within(self, price: Price | None, input_tokens: int, *, last: bool) -> int | None:
+        """Tokens of output that what is left would pay for, calls in flight not counted; None: no cap applies."""
+        usd, tokens = self._left(last=last, in_flight=Need(0.0, 0))
+        limits = []
+        if tokens is not None:
+            limits.append(tokens - input_tokens)
+        tier = price.at(input_tokens) if price else None
+        if usd is not None and price and tier and tier.output > 0:
+            limits.append(int((usd - price.at_most(input_tokens, 0)) / tier.output))
+        return min(limits) if limits else None
+
+    # -- after a call
+
+    def settle(self, call: str, role: Role, model: str, spent: Spent) -> float | None:
+        """Book what `call` used, drop its reservation, let waiting calls go. Returns its cost; None: unknown.
+
+        A call that sent no request is not counted.
+        """
+        held = self._held.pop(call, None)
+        cost = self.price_of(model, spent.usage)
+        if spent.attempts:
+            self._book(role, model, spent, cost)
+        elif held is not None and held.sub:
+            self._subcalls -= 1
+        self._admit()
+        return cost
+
+    def price_of(self, model: str, usage: Usage) -> float | None:
+        """What `usage` costs on `model`; None: its price is unknown. No tokens cost nothing anywhere."""
+        if not usage.total:
+            return 0.0
+        price = self._prices.get(model)
+        return None if price is None else price.cost(usage)
+
+    def price(self, model: str) -> Price | None:
+        return self._prices.get(model)
+
+    # -- reading
+
+    def totals(self) -> Totals:
+        """The books at this moment."""
+        books = self._books
+        usage = RoleUsage(books.root, books.sub, books.root + books.sub)
+        return Totals(books.calls, usage, Cost(books.usd, books.known, dict(books.by_model)), self._caps.usd)
+
+    def remaining(self) -> Remaining:
+        usd, tokens = self._left(last=False, in_flight=self._in_flight())
+        calls = self._caps.subcalls
+        return Remaining(
+            None if usd is None else max(0.0, usd),
+            None if tokens is None else max(0, tokens),
+            None if calls is None else max(0, calls - self._subcalls),
+        )
+
+    # -- inside
+
+    def _book(self, role: Role, model: str, spent: Spent, cost: float | None) -> None:
+        books, old = self._books, self._books.calls
+        retries = old.retries + spent.attempts - 1
+        if role == "sub":
+            books.calls = replace(old, sub=old.sub + 1, retries=retries)
+            books.sub += spent.usage
+        else:
+            books.calls = replace(old, root=old.root + 1, retries=retries)
+            books.root += spent.usage
+        books.known = books.known and cost is not None
+        books.usd += cost or 0.0
+        books.by_model[model] = books.by_model.get(model, 0.0) + (cost or 0.0)
+
+    def _admit(self) -> None:
+        """Let the calls at the head of the queue go, as far as they fit."""
+        while self._queue:
+            head = self._queue[0]
+            if (limit := self._passes(head.need, Need(0.0, 0))) is not None:
+                self._queue.popleft()
+                if not head.turn.done():
+                    head.turn.set_exception(self._refusal(limit, head.need))
+            elif self._passes(head.need, self._in_flight()) is None:
+                self._queue.popleft()
+                self._held[head.call] = head.need
+                self._subcalls += head.need.sub
+                if not head.turn.done():
+                    head.turn.set_result(None)
+                else:
+                    self._release(head.call, head.need)
+            else:
+                return
+
+    def _release(self, call: str, need: Need) -> None:
+        self._held.pop(call, None)
+        self._subcalls -= need.sub
+
+    def _in_flight(self) -> Need:
+        held = self._held.values()
+        return Need(sum(need.usd for need in held), sum(need.tokens for need in held))
+
+    def _left(self, *, last: bool, in_flight: Need) -> tuple[float | None, int | None]:
+        caps, kept = self._caps, Need(0.0, 0) if last else self._kept
+        usd = None if caps.usd is None else caps.usd - self._books.usd - in_flight.usd - kept.usd
+        tokens = None if caps.tokens is None else caps.tokens - self._books.tokens - in_flight.tokens - kept.tokens
+        return usd, tokens
+
+    def _passes(self, need: Need, in_flight: Need) -> str | None:
+        """The cap that `need` would pass beside `in_flight`, if any."""
+        usd, tokens = self._left(last=need.last, in_flight=in_flight)
+        if need.sub and self._caps.subcalls is not None and self._subcalls >= self._caps.subcalls:
+            return "subcalls"
+        if usd is not None and need.usd > usd:
+            return "cost"
+        if tokens is not None and need.tokens > tokens:
+            return "tokens"
+        return None
+
+    def _refusal(self, limit: str, need: Need) -> LimitError:
+        caps, books = self._caps, self._books
+        if limit == "subcalls":
+            return LimitError(limit, f"the cap of {caps.subcalls} sub-calls is reached", hint="Raise --max-subcalls.")
+        if limit == "tokens":
+            message = (
+                f"the cap of {caps.tokens:,} tokens: {books.tokens:,} used, the next call may take {need.tokens:,}"
+            )
+            return LimitError(limit, message, hint="Raise --max-tokens.")
+        message = f"the cap of ${caps.usd:.2f}: ${books.usd:.4f} spent, the next call may cost ${need.usd:.4f}"
+        return LimitError(limit, message, hint="Raise --max-cost.")
+
+
+OutputLimit = Callable[[str, Role], int]
+Count = Callable[[Request], int]
+
+
+class Budgeted:
+    """`Model` that reserves before and settles after, so that no cap is passed.
+
+    The estimate of a request's input is the number of its UTF-8 bytes: no tokenizer in use makes more tokens than
+    that. Where that bound would take a sizeable part of what is left, `count` (a tokenizer, times `margin` for
+    providers that use another one) says it closer. Output is bounded by `max_output`, which goes to the provider;
+    near the cap it is lowered to what can be paid for, down to `LEAST_OUTPUT`.
+    """
+
+    def __init__(
+        self,
+        inner: Model,
+        ledger: Ledger,
+        *,
+        limit: OutputLimit = output_limit,
+        count: Count | None = None,
+        margin: float = 2.0,
+    ) -> None:
+        self._inner, self._ledger, self._limit, self._count, self._margin = inner, ledger, limit, count, margin
+
+    async def complete(self, request: Request, on_text: OnText | None = None) -> Completion:
+        """As the inner model, with `cost_usd`. Raises `LimitError` without sending anything when a cap forbids it."""
+        inputs = self._input_bound(request)
+        if request.role == "root" and not request.span.depth:
+            self._keep(request.model, inputs + FINAL_GROWTH)
+        request = self._within_means(request, inputs)
+        await self._ledger.reserve(request.call, self._need(request, inputs))
+        spent = Spent()
+        try:
+            completion = await self._inner.complete(request, on_text)
+            completion = replace(completion, usage=billed(completion, inputs))
+            spent = Spent(completion.attempts, completion.usage)
+        except BaseException as error:
+            spent = spent_by(error)
+            raise
+        finally:
+            cost = self._ledger.settle(request.call, request.role, request.model, spent)
+        if request.role == "root" and not request.span.depth:
+            self._keep(request.model, completion.usage.total + FINAL_GROWTH)
+        return replace(completion, cost_usd=cost)
+
+    def _input_bound(self, request: Request) -> int:
+        bound = upper_bound(request.messages)
+        left = self._ledger.remaining()
+        price = self._ledger.price(request.model)
+        cheap = left.usd is None or price is None or price.at_most(bound, 0) < left.usd / 64
+        short = left.tokens is None or bound < left.tokens / 64
+        if self._count is None or (cheap and short):
+            return bound
+        return min(bound, int(self._count(request) * self._margin) + MESSAGE_TOKENS * len(request.messages))
+
+    def _within_means(self, request: Request, inputs: int) -> Request:
+        wanted = request.max_output or self._limit(request.model, request.role)
+        payable = self._ledger.output_within(self._ledger.price(request.model), inputs, last=is_last(request))
+        if payable is not None and payable < wanted:
+            least = min(wanted, LEAST_OUTPUT[request.role])
+            wanted = max(payable, least)
+        return replace(request, max_output=wanted)
+
+    def _need(self, request: Request, inputs: int) -> Need:
+        output = request.max_output or 0
+        price = self._ledger.price(request.model)
+        usd = price.at_most(inputs, output) if price else 0.0
+        return Need(usd, inputs + output, sub=request.role == "sub", last=is_last(request), price=price)
+
+    def _keep(self, model: str, inputs: int) -> None:
+        price = self._ledger.price(model)
+        usd = price.at_most(inputs, FINAL_OUTPUT) if price else 0.0
+        self._ledger.keep_for_final(usd, inputs + FINAL_OUTPUT)
+
+
+def is_last(request: Request) -> bool:
+    """Whether this is the outermost run's final turn."""
+    return request.role == "final" and not request.span.depth
+
+
+def upper_bound(messages: Iterable[Message]) -> int:
+    """No byte-level tokenizer makes more tokens of a text than it has UTF-8 bytes."""
+    return sum(len(message.content.encode("utf-8", "replace")) + MESSAGE_TOKENS for message in messages)
+
+
+def billed(completion: Completion, inputs: int) -> Usage:
+    """The usage to book. A reply without one is never free: input as reserved, output by its length."""
+    usage = completion.usage
+    if usage.input and (usage.output or not completion.text):
+        return usage
+    output = usage.output or -(-len(completion.text.encode("utf-8", "replace")) // 2)
+    return replace(usage, input=usage.input or inputs, output=output, estimated=True)

@@ -1,0 +1,304 @@
+"""Any model that LiteLLM reaches. The only importer of litellm.
+
+Importing LiteLLM takes 2-3 s and 170 MB, so it happens once, in `warm_up` (a thread, while the container starts) or
+at the first call. Its own retries, price-list download, `.env` loading, debugging output and token counting are off.
+All calls are `litellm.acompletion` on the process's one event loop: half the CPU of threads, and a client that is
+never carried from one loop to another (which makes some harnesses send, and pay for, requests twice).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import RlmError, TransientError
+from ..events import Usage
+from . import Completion, Finish, Message, OnText, Request, Spent, note_spent
+from .facts import output_limit
+from .failures import Failure, explain
+
+FINISHES: Mapping[str, Finish] = {"length": "length", "max_tokens": "length", "content_filter": "filter"}
+COUNT_WHOLE = 65_536
+"""Longer texts (characters) are counted by samples: an estimate need not read 10 MB."""
+SAMPLES, SAMPLE_CHARS = 16, 4096
+MESSAGE_OVERHEAD = 4
+
+
+@dataclass(frozen=True)
+class ProviderOptions:
+    """How to reach the provider. `options` go into every request as they are (`-O temperature=0`).
+
+    `timeout_s`: how long to wait for a whole reply, or for the next piece of a streamed one. `secrets` are values
+    that must never show in a message (the keys in the environment).
+    """
+
+    api_base: str = ""
+    api_key: str = field(default="", repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    timeout_s: float = 120.0
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+
+@functools.cache
+def _litellm() -> Any:
+    """LiteLLM, imported quietly. Its switches are environment variables that must be set before the import."""
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else: a download at import
+    os.environ["LITELLM_MODE"] = "PRODUCTION"  # else: it loads a stray .env, keys and base URLs included
+    logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)
+    import litellm
+
+    logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)  # the import sets it anew
+    litellm.telemetry = False
+    litellm.suppress_debug_info = True  # else: "Give Feedback / Get Help" on stdout
+    litellm.num_retries = 0
+    # Else it invents a usage record where the provider sent none, and nobody could tell.
+    litellm.disable_token_counter = True
+    litellm.disable_hf_tokenizer_download = True
+    return litellm
+
+
+def warm_up() -> None:
+    """Import everything that the first call would import, and load the tokenizer. Blocking; thread-safe."""
+    litellm = _litellm()
+    with suppress(ImportError):
+        import openai.resources  # noqa: F401 - most providers speak through it; 0.3 s at the first call otherwise
+    litellm.encoding.encode("warm")
+
+
+def count_tokens(text: str) -> int:
+    """Tokens of `text`, by OpenAI's cl100k tokenizer; above 64 KB extrapolated from samples."""
+    encode = _litellm().encoding.encode
+    if len(text) <= COUNT_WHOLE:
+        return len(encode(text, disallowed_special=()))
+    step = (len(text) - SAMPLE_CHARS) // (SAMPLES - 1)
+    counted = sum(len(encode(text[i * step : i * step + SAMPLE_CHARS], disallowed_special=())) for i in range(SAMPLES))
+    return counted * len(text) // (SAMPLES * SAMPLE_CHARS)
+
+
+@functools.lru_cache(maxsize=2048)
+def _count_once(text: str) -> int:
+    return count_tokens(text)
+
+
+def count_request(request: Request) -> int:
+    """Tokens of a request's input. A root's messages are counted once: its history only grows at the end."""
+    count = count_tokens if request.role == "sub" else _count_once
+    return sum(count(message.content) + MESSAGE_OVERHEAD for message in request.messages)
+
+
+def missing_keys(model: str) -> list[str]:
+    """Environment variables LiteLLM says `model` lacks. Imports LiteLLM: for providers we have no table for."""
+    found = _litellm().validate_environment(model=model)
+    return [] if found["keys_in_environment"] else list(found["missing_keys"])
+
+
+def resolved(model: str, api_base: str) -> str:
+    """The id LiteLLM needs: with an `api_base`, a bare or unknown provider means an OpenAI-compatible server."""
+    provider = model.partition("/")[0]
+    if api_base and ("/" not in model or provider not in {str(getattr(p, "value", p)) for p in _providers()}):
+        return f"openai/{model}"
+    return model
+
+
+@functools.cache
+def _providers() -> tuple[Any, ...]:
+    return tuple(_litellm().provider_list)
+
+
+@dataclass
+class _Reply:
+    """A reply in the making: its text so far, and what the provider said about it."""
+
+    text: str = ""
+    usage: Usage | None = None
+    finish: Finish = "stop"
+    sent: int = 1
+    """Requests: two when the model had to be asked again without streaming."""
+
+
+class LiteLLMProvider:
+    """`Model` over LiteLLM. The root's replies stream (so that they can be cut and shown); sub-calls do not."""
+
+    def __init__(self, options: ProviderOptions | None = None) -> None:
+        self._options = options or ProviderOptions()
+        self._cannot_stream: set[str] = set()
+
+    async def complete(self, request: Request, on_text: OnText | None = None) -> Completion:
+        """See `Model`. One request to the provider, except that a model which turns out unable to stream is asked
+        again without streaming (its refusal is not billed)."""
+        started, reply = time.monotonic(), _Reply()
+        try:
+            async with asyncio.timeout(None) as timer:
+                await self._ask(request, reply, on_text, timer)
+        except asyncio.CancelledError as stop:
+            note_spent(stop, self._spent(request, reply))
+            raise
+        except Exception as error:  # LiteLLM raises whatever its providers' libraries raise
+            raise self._translated(error, request, reply) from error
+        usage = reply.usage or estimate(request, reply.text)
+        seconds = time.monotonic() - started
+        return Completion(reply.text, usage, request.model, reply.finish, seconds=seconds, attempts=reply.sent)
+
+    async def close(self) -> None:
+        """Close LiteLLM's connections. Nothing to do when it was never imported."""
+        if _litellm.cache_info().currsize:
+            await _litellm().close_litellm_async_clients()
+
+    async def _ask(self, request: Request, reply: _Reply, on_text: OnText | None, timer: asyncio.Timeout) -> None:
+        litellm = await asyncio.to_thread(_litellm)
+        beat = functools.partial(_beat, timer, self._options.timeout_s)
+        if request.role != "sub" and request.model not in self._cannot_stream:
+            try:
+                return await self._stream(litellm, request, reply, on_text, beat)
+            except litellm.BadRequestError as error:
+                if not refuses_to_stream(str(error)):
+                    raise
+                self._cannot_stream.add(request.model)
+                reply.sent += 1
+        return await self._whole(litellm, request, reply, beat)
+
+    async def _whole(self, litellm: Any, request: Request, reply: _Reply, beat: Callable[[], None]) -> None:
+        beat()
+        response = await litellm.acompletion(**self._arguments(request))
+        choice = response.choices[0] if response.choices else None
+        reply.text = (choice and choice.message.content) or ""
+        reply.finish = FINISHES.get(str(choice and choice.finish_reason), "stop")
+        reply.usage = usage_of(getattr(response, "usage", None))
+        _cut_short(request, reply)
+
+    async def _stream(
+        self, litellm: Any, request: Request, reply: _Reply, on_text: OnText | None, beat: Callable[[], None]
+    ) -> None:
+        beat()
+        stream = await litellm.acompletion(
+            **self._arguments(request), stream=True, stream_options={"include_usage": True}
+        )
+        try:
+            async for piece in _pieces(stream, reply):
+                beat()
+                shown = len(reply.text)
+                reply.text += piece
+                cut = _cut_short(request, reply)
+                if on_text and reply.text[shown:]:
+                    on_text(reply.text[shown:])
+                if cut:
+                    break
+        finally:
+            # Also when all went well: an open response would hold its connection.
+            await stream.aclose()
+
+    def _arguments(self, request: Request) -> dict[str, Any]:
+        options = self._options
+        # Nobody asked for our own parameters by name, so a provider without them may ignore them; what the user
+        # asked for with -O must not vanish silently.
+        arguments: dict[str, Any] = {"drop_params": not options.options, "max_retries": 0, "num_retries": 0}
+        arguments |= {"max_tokens": request.max_output or output_limit(request.model, request.role)}
+        arguments |= options.options
+        arguments |= {"model": resolved(request.model, options.api_base), "messages": wire_messages(request)}
+        arguments["timeout"] = options.timeout_s * 10  # ours is the one that counts, and it sees each piece
+        if options.api_base:
+            arguments |= {"api_base": options.api_base, "api_key": options.api_key or "none"}
+        elif options.api_key:
+            arguments["api_key"] = options.api_key
+        return arguments
+
+    def _translated(self, error: Exception, request: Request, reply: _Reply) -> RlmError:
+        options = self._options
+        failure = Failure(request.model, options.api_base, (options.api_key, *options.secrets))
+        problem = explain(error, failure)
+        late = isinstance(problem, TransientError) and problem.code == "timeout"
+        note_spent(problem, self._spent(request, reply) if reply.text or late else Spent(reply.sent))
+        return problem
+
+    def _spent(self, request: Request, reply: _Reply) -> Spent:
+        """What a request that ended early may be billed for: its input, and the output that came."""
+        return Spent(reply.sent, reply.usage or estimate(request, reply.text))
+
+
+def _beat(timer: asyncio.Timeout, seconds: float) -> None:
+    """Something arrived (or was just sent): the clock starts over."""
+    timer.reschedule(asyncio.get_running_loop().time() + seconds)
+
+
+def _cut_short(request: Request, reply: _Reply) -> bool:
+    end = request.cut(reply.text) if request.cut else None
+    if end is None:
+        return False
+    reply.text, reply.finish = reply.text[:end], "cut"
+    return True
+
+
+async def _pieces(stream: Any, reply: _Reply) -> AsyncIterator[str]:
+    """The texts of a stream; usage and finish reason go into `reply` as they come."""
+    async for chunk in stream:
+        reply.usage = usage_of(getattr(chunk, "usage", None)) or reply.usage
+        if not chunk.choices:
+            continue
+        choice = chunk.choices[0]
+        if choice.finish_reason:
+            reply.finish = FINISHES.get(str(choice.finish_reason), "stop")
+        if choice.delta.content:
+            yield choice.delta.content
+
+
+def estimate(request: Request, text: str) -> Usage:
+    """Usage of a call whose provider did not report it."""
+    return Usage(count_request(request), count_tokens(text), estimated=True)
+
+
+def usage_of(reported: Any) -> Usage | None:
+    """A provider's usage record as LiteLLM unifies it; None when there is none (LiteLLM then says 0 and 0)."""
+    if reported is None:
+        return None
+    given, made = _count(reported, "prompt_tokens"), _count(reported, "completion_tokens")
+    if not given + made:
+        return None
+    # Some providers leave hidden thinking out of the completion's tokens, but bill it; then only the total has it.
+    made = max(made, _count(reported, "total_tokens") - given)
+    inputs, outputs = (
+        getattr(reported, "prompt_tokens_details", None),
+        getattr(reported, "completion_tokens_details", None),
+    )
+    written = _count(inputs, "cache_creation_tokens") or _count(reported, "cache_creation_input_tokens")
+    return Usage(
+        given,
+        made,
+        cached=min(given, _count(inputs, "cached_tokens")),
+        reasoning=min(made, _count(outputs, "reasoning_tokens")),
+        written=min(given, written),
+    )
+
+
+def _count(record: Any, name: str) -> int:
+    value = getattr(record, name, None)
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def wire_messages(request: Request) -> list[dict[str, Any]]:
+    """The messages as LiteLLM takes them. Claude caches only what is marked: the root's system prompt and newest
+    message are, so that each turn pays the full price for its new part only."""
+    messages: Sequence[Message] = request.messages
+    marked = {0, len(messages) - 1} if request.role != "sub" and "claude" in request.model.lower() else set[int]()
+    return [_wire(message, mark=index in marked and bool(message.content)) for index, message in enumerate(messages)]
+
+
+def _wire(message: Message, *, mark: bool) -> dict[str, Any]:
+    if not mark:
+        return {"role": message.role, "content": message.content}
+    part = {"type": "text", "text": message.content, "cache_control": {"type": "ephemeral"}}
+    return {"role": message.role, "content": [part]}
+
+
+def refuses_to_stream(message: str) -> bool:
+    """OpenAI wants some organisations "verified to stream this model"; some servers do not stream at all."""
+    text = message.lower()
+    return "stream" in text and any(
+        word in text for word in ("verified", "not support", "unsupported", "must be false")
+    )
