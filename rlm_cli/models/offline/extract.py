@@ -13,6 +13,7 @@ from .question import Question, is_identifier, read_question, stem
 
 NOT_FOUND = "NOT FOUND"
 MAX_EXTRACT = 400
+SHORT_LINE = 40
 ENOUGH_WORDS = 1 / 3
 
 _ASKS = re.compile(r"^\W{0,4}(?:question|query|task|instructions?)\b\W{0,3}?:[ \t]*(.*)", re.IGNORECASE | re.MULTILINE)
@@ -34,7 +35,7 @@ _LABEL = re.compile(r"^\W{0,4}([A-Za-z][\w /-]{0,40}?)\W{0,2}:\s+(\S.*)$")
 
 # What a word of the question says about the shape of the answer.
 _SHAPES: tuple[tuple[str, str], ...] = (
-    (r"version|release", r"\bv\d+(?:\.\d+)+[\w-]*|\b\d+(?:\.\d+)+[\w-]*"),
+    (r"version|release", r"\bv\d+(?:\.\d+)+[\w-]*|(?<![\w.])\d+(?:\.\d+)+[\w-]*"),
     (r"e-?mail", r"[\w.+-]+@[\w-]+\.[\w.-]+\w"),
     (r"url|link|website", r"https?://[^\s)>\"']+"),
     (r"ip|host|address", r"\b\d{1,3}(?:\.\d{1,3}){3}\b"),
@@ -91,17 +92,21 @@ def split_prompt(prompt: str) -> tuple[str, str]:
 
 
 def split_units(passage: str) -> Iterator[str]:
-    """Lines; where lines are wrapped prose, sentences."""
+    """Lines; where lines are wrapped prose or very long, sentences."""
     for block in re.split(r"\n[ \t]*\n", passage):
         lines = [line for line in block.split("\n") if line.strip()]
-        wrapped = [
-            bool(re.match(r"[a-z(]", after)) and before[-1] not in ".:;|,}"
-            for before, after in itertools.pairwise(lines)
-        ]
-        if sum(wrapped) * 2 > len(wrapped) or len(block) > MAX_EXTRACT * max(1, len(lines)):
+        wrapped = sum(_goes_on(before, after) for before, after in itertools.pairwise(lines))
+        if wrapped * 2 > len(lines) - 1 or len(block) > MAX_EXTRACT * max(1, len(lines)):
             yield from re.split(r"(?<=[.!?])\s+(?=[\"'“(]?[A-Z0-9])", " ".join(line.strip() for line in lines))
         else:
             yield from lines
+
+
+def _goes_on(before: str, after: str) -> bool:
+    """Whether `after` reads like the rest of the sentence in `before`, and not like the next record."""
+    if len(before) < SHORT_LINE or before.rstrip()[-1] in ".:;|,}" or _PAIR.search(before):
+        return False
+    return re.match(r"[a-z(][^\s:=]*(?:\s|$)", after) is not None
 
 
 def holds(unit: str, term: str, question: Question) -> bool:

@@ -97,6 +97,8 @@ for name, start, stop in passages:
 replies = llm_query_batched(prompts)
 answers = [(name, str(reply).strip()) for (name, _, _), reply in zip(passages, replies) if reply]
 answers = [(name, reply) for name, reply in answers if reply != "NOT FOUND"]
+if not any(replies):  # no sub-call went through: the lines themselves
+    answers = [(name, line.strip()[:400]) for _, _, name, _, line in best]
 print(len(prompts), "passages,", len(answers), "replies")
 for name, reply in answers[:5]:
     print("candidate:", reply[:200].replace("\\n", " "))
