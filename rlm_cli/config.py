@@ -774,17 +774,13 @@ def _from_file(path: Path | None, kind: Literal["user", "project"], findings: Fi
         return []
     try:
         text = read_file(path)
-        document = tomllib.loads(text)
     except ConfigError as error:
         findings.problems.append(error)
         return []
-    except tomllib.TOMLDecodeError as error:
-        found = re.search(r"at line (\d+)", str(error))
-        place = f"{path}:{found[1]}" if found else str(path)
-        hint = "rlm config edit" if kind == "user" else f"correct or remove {path}"
-        findings.problems.append(ConfigError(f"{place}: not valid TOML: {error}", hint=hint))
+    if problem := toml_problem(path, text):
+        findings.problems.append(problem)
         return []
-    lines = _line_numbers(text)
+    document, lines = tomllib.loads(text), _line_numbers(text)
     out: list[Given] = []
     for where, value in _leaves(document):
         name = ".".join(where)
@@ -814,6 +810,18 @@ def read_file(path: Path) -> str:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}", hint="rlm config path") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8", hint="rlm config edit") from error
+
+
+def toml_problem(path: Path, text: str) -> ConfigError | None:
+    """Why the file is no TOML, and in which line; None when it is."""
+    try:
+        tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        found = re.search(r"at line (\d+)", str(error))
+        place = f"{path}:{found[1]}" if found else str(path)
+        hint = f"correct or remove {path}" if path.name == PROJECT_FILE else "rlm config edit"
+        return ConfigError(f"{place}: not valid TOML: {error}", hint=hint)
+    return None
 
 
 def _is_entry(name: str) -> bool:

@@ -158,15 +158,11 @@ def _end_with(error: RlmError, args: Sequence[str]) -> int:
 
 def report(error: RlmError) -> None:
     """Print the error block on stderr: what happened, and the next command to type."""
-    from ..render.look import look_for, writable
-    from ..render.sanitize import clean
+    from ..render.error import print_error
+    from ..render.look import look_for
 
-    look = look_for(sys.stderr, env=config.environment())
-    red, dim, plain = ("\x1b[31m", "\x1b[2m", "\x1b[0m") if look.color else ("", "", "")
-    lines = [f"{red}rlm: {clean(error.message)}{plain}"]
-    lines += [f"{dim}  try:{plain} {clean(line)}" for line in error.hint.splitlines()]
     with contextlib.suppress(BrokenPipeError):
-        print("\n".join(lines), file=writable(sys.stderr, look))
+        print_error(sys.stderr, error_info(error), look=look_for(sys.stderr, env=config.environment()))
 
 
 def _report_on_stdout(error: RlmError, args: Sequence[str]) -> None:

@@ -253,22 +253,38 @@ class Group(TyperGroup):
         super().__init__(**kwargs)
         self.params = [*self.params, *_typer_params((EVERYWHERE,))]
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """As Typer's, without cutting the sentences."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name.ljust(12), command.get_short_help_str(200)) for name, command in commands])
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         self.format_commands(ctx, formatter)
         _write_options(self, ctx, formatter)
 
 
-def command_group(help_text: str) -> typer.Typer:
-    """A Typer app for a group of commands (`rlm runs ...`), with this project's manners."""
-    return typer.Typer(
-        help=help_text,
+def command_group(help_text: str, default: Callable[[typer.Context], None] | None = None) -> typer.Typer:
+    """A Typer app for a group of commands (`rlm runs ...`). Without a verb it runs `default`, or shows its help."""
+    app = typer.Typer(
         cls=Group,
+        invoke_without_command=True,
         add_completion=False,
-        no_args_is_help=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         pretty_exceptions_show_locals=False,
     )
+
+    @app.callback(help=help_text)
+    def group(ctx: typer.Context) -> None:
+        if ctx.invoked_subcommand is not None:
+            return
+        if default is None:
+            typer.echo(ctx.get_help())
+            raise typer.Exit(2)
+        default(ctx)
+
+    return app
 
 
 # -- what was given ------------------------------------------------------------------------------------------------
