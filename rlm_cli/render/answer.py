@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TextIO
 
-from .look import Look, console_for, width_of
+from .look import Look, width_of, writable
 from .sanitize import clean
 
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
-
 _READABLE = 100
+# Beyond this, laying out Markdown takes seconds and nobody reads it in a terminal.
+_LARGE = 200_000
 
 
 def print_answer(answer: str, stream: TextIO, *, look: Look, raw: bool = False) -> bool:
@@ -43,8 +44,7 @@ def write_raw(data: bytes, stream: TextIO) -> bool:
     return _quietly(stream, write)
 
 
-def _quietly(stream: TextIO, write: object) -> bool:
-    assert callable(write)
+def _quietly(stream: TextIO, write: Callable[[], None]) -> bool:
     try:
         write()
         stream.flush()
@@ -59,15 +59,14 @@ def _quietly(stream: TextIO, write: object) -> bool:
 
 
 def _print_rendered(answer: str, stream: TextIO, look: Look) -> None:
-    from rich.text import Text
-
-    console = console_for(stream, look)
-    console.width = min(width_of(stream, look), _READABLE)
     text = clean(answer).strip("\n")
-    if _is_json(text):
-        console.print(Text(text), soft_wrap=True)
-    else:
-        console.print(_markdown(text))
+    if len(text) > _LARGE or _is_json(text):
+        writable(stream, look).write(text + "\n")
+        return
+    from .markdown import render_markdown
+
+    width = min(width_of(stream, look), _READABLE)
+    writable(stream, look).write(render_markdown(text, replace(look, width=width)))
 
 
 def _is_json(text: str) -> bool:

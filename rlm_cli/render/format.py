@@ -266,6 +266,11 @@ def code_block(code: str, width: int, *, verbose: bool = False) -> list[Text]:
     return wrapped(_highlighted("\n".join(lines)), width, first=Text("  ")) if lines else []
 
 
+def code_lines(code: str) -> list[Text]:
+    """The whole program, highlighted, neither folded nor wrapped nor indented."""
+    return list(_highlighted(clean(code.strip("\n"))).split("\n", allow_blank=True)) if code.strip() else []
+
+
 def _highlighted(code: str) -> Text:
     from rich.syntax import Syntax
 

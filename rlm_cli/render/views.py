@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Literal, Protocol, TextIO
 
 from ..events import Record
@@ -33,10 +35,20 @@ class NoView:
         """Nothing is held."""
 
 
-def view_for(stream: TextIO, look: Look, *, progress: ProgressChoice = "auto", quiet: bool = False) -> View:
-    """The view for `stream`: live on a terminal that may be redrawn, plain lines elsewhere; "rich" insists."""
+def view_for(
+    stream: TextIO,
+    look: Look,
+    *,
+    progress: ProgressChoice = "auto",
+    quiet: bool = False,
+    clock: Callable[[], float] | None = time.time,
+) -> View:
+    """The view for `stream`: live on a terminal that may be redrawn, plain lines elsewhere; "rich" insists.
+
+    `clock` None: elapsed time is the records' own, as a replay needs it.
+    """
     if quiet or progress == "none":
         return NoView()
     if progress == "rich" or (progress == "auto" and look.live):
-        return LiveView(stream, look)
+        return LiveView(stream, look, clock=clock)
     return PlainLines(stream, look)

@@ -1,0 +1,235 @@
+"""`rlm runs show`: a recorded run, or the parts of it that were asked for, as text. Pure folds of its records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal, TextIO
+
+from rich.text import Text
+
+from ..events import (
+    CallFinished,
+    CallStarted,
+    CodeWritten,
+    KernelRestarted,
+    LimitReached,
+    Output,
+    Record,
+    Result,
+    RunFinished,
+    RunStarted,
+    StepFinished,
+    StepStarted,
+    Warned,
+)
+from ..units import compact_count, human_count, human_seconds, money
+from . import format as fmt
+from .live import closing_lines
+from .look import Look, console_for, width_of
+from .progress import Progress
+from .sanitize import clean, clean_line
+from .tables import Column, table_lines
+
+Part = Literal["summary", "answer", "steps", "subcalls", "code", "cost", "sources"]
+_SNIPPET = 60
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """What to show: `parts` in order; `step` narrows "code" to one step. `width` in cells."""
+
+    parts: tuple[Part, ...] = ("summary", "steps", "answer")
+    step: int | None = None
+    width: int = 80
+    verbose: bool = False
+
+
+@dataclass
+class _Run:
+    """A run gathered for showing: prompts and replies of sub-calls are kept only as snippets."""
+
+    started: RunStarted | None = None
+    result: Result | None = None
+    finished: RunFinished | None = None
+    steps: list[Text] = field(default_factory=list)
+    calls: dict[str, list[str]] = field(default_factory=dict)
+    code: list[tuple[int, str]] = field(default_factory=list)
+    progress: Progress = Progress()
+
+
+def show(records: Iterable[Record], options: ShowOptions | None = None) -> list[Text]:
+    """The lines of the parts asked for, parts separated by an empty line."""
+    options = options or ShowOptions()
+    run = _Run()
+    for record in records:
+        _gather(run, record, options)
+    lines: list[Text] = []
+    for part in options.parts:
+        block = _part(part, run, options)
+        lines += ([Text()] if lines and block else []) + block
+    return lines
+
+
+def print_lines(stream: TextIO, lines: Iterable[Text], *, look: Look | None = None) -> None:
+    """Print `lines` one by one, unwrapped."""
+    console = console_for(stream, look or Look())
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def print_show(stream: TextIO, records: Iterable[Record], options: ShowOptions, *, look: Look) -> None:
+    """`show` at the width of `stream`: the window on a terminal, 120 columns in a pipe."""
+    width = width_of(stream, look) if look.tty or look.width else 120
+    sized = ShowOptions(options.parts, options.step, width, options.verbose or look.verbosity > 0)
+    print_lines(stream, show(records, sized), look=look)
+
+
+def _gather(run: _Run, record: Record, options: ShowOptions) -> None:
+    run.progress = run.progress.after(record)
+    event = record.event
+    if isinstance(event, CallStarted | CallFinished):
+        _gather_call(run, event)
+    if record.span.depth:
+        return
+    if isinstance(event, RunStarted):
+        run.started = event
+    elif isinstance(event, RunFinished):
+        run.finished, run.result = event, event.result
+    elif isinstance(event, CodeWritten) and event.code:
+        run.code.append((event.step, event.code))
+    run.steps += _step_lines(run, record, options)
+
+
+def _gather_call(run: _Run, event: CallStarted | CallFinished) -> None:
+    if event.role != "sub":
+        return
+    if isinstance(event, CallStarted):
+        run.calls[event.call] = [
+            clean_line(event.call, 12),
+            str(event.step),
+            clean_line(event.model, 32),
+            "running",
+            "",
+            "",
+            "",
+            clean_line(event.prompt, _SNIPPET),
+        ]
+        return
+    row = run.calls.setdefault(
+        event.call, [clean_line(event.call, 12), str(event.step), clean_line(event.model, 32)] + [""] * 5
+    )
+    row[3] = clean_line(event.error.code, 24) if event.error else "cached" if event.cached else "ok"
+    row[4] = compact_count(event.usage.total)
+    row[5] = "?" if event.cost_usd is None else money(event.cost_usd)
+    row[6] = human_seconds(event.seconds)
+
+
+def _step_lines(run: _Run, record: Record, options: ShowOptions) -> list[Text]:
+    event, width = record.event, options.width
+    match event:
+        case StepStarted(step=step):
+            return [*([Text()] if run.steps else []), fmt.rule(step)]
+        case CodeWritten(reply=reply, code=code):
+            prose = fmt.prose_block(fmt.prose_of(reply, code), width)
+            block = fmt.code_block(code, width, verbose=options.verbose)
+            return [*prose, *([Text()] if prose and block else []), *block, *([Text()] if block else [])]
+        case Output(text=text, total=total, stream=stream):
+            return fmt.output_block(text, total, width, error=stream == "stderr", verbose=options.verbose)
+        case StepFinished():
+            return [Text(f"  {fmt.step_facts(run.progress, event)}", "dim")]
+        case Warned() | LimitReached() | KernelRestarted():
+            return fmt.wrapped(Text(fmt.notice_text(event), "yellow"), width)
+    return []
+
+
+# -- the parts -----------------------------------------------------------------------------------------------------
+
+
+def _part(part: Part, run: _Run, options: ShowOptions) -> list[Text]:
+    match part:
+        case "summary":
+            return _summary(run, options.width)
+        case "answer":
+            return _answer(run)
+        case "steps":
+            return run.steps
+        case "subcalls":
+            return _subcalls(run, options.width)
+        case "code":
+            return _code(run, options.step)
+        case "cost":
+            return _cost(run, options.width)
+        case "sources":
+            return _sources(run)
+
+
+def _summary(run: _Run, width: int) -> list[Text]:
+    if run.started is None:
+        return [Text("the record of this run is empty", "yellow")]
+    header = [Text(line, "bold" if not number else "dim") for number, line in enumerate(fmt.header_lines(run.started))]
+    question = fmt.wrapped(Text(clean(run.started.question)), width, first=Text("  "))
+    if run.finished is None:
+        return [*header, Text(), *question, Text(), Text("✗ it did not finish", "red")]
+    error = run.finished.result.error
+    why = fmt.wrapped(Text(clean(error.message)), width, first=Text("  ")) if error else []
+    return [*header, Text(), *question, *closing_lines(run.finished), *why]
+
+
+def _answer(run: _Run) -> list[Text]:
+    """The whole answer, cleaned and not wrapped."""
+    return [Text(line) for line in clean(run.result.answer).split("\n")] if run.result and run.result.answer else []
+
+
+def _code(run: _Run, only: int | None) -> list[Text]:
+    """Programs as they were written: unfolded, so that they can be copied."""
+    chosen = [(step, code) for step, code in run.code if only in (None, step)]
+    lines: list[Text] = []
+    for step, code in chosen:
+        lines += [*([Text(f"# step {step}", "dim")] if only is None else []), *fmt.code_lines(code)]
+    return lines
+
+
+def _subcalls(run: _Run, width: int) -> list[Text]:
+    columns = [
+        Column("call"),
+        Column("step", "right"),
+        Column("model"),
+        Column("status"),
+        Column("tokens", "right"),
+        Column("cost", "right"),
+        Column("time", "right"),
+        Column("prompt", style="dim"),
+    ]
+    return table_lines(columns, list(run.calls.values()), width=width) if run.calls else [Text("no sub-calls")]
+
+
+def _cost(run: _Run, width: int) -> list[Text]:
+    """Spending by role and by model; the totals of a run that did not finish are those of its last call."""
+    totals, by_role = run.progress.totals, run.progress.totals.usage
+    columns = [Column(""), *(Column(name, "right") for name in ("calls", "input", "cached", "output", "reasoning"))]
+    rows = [
+        [name, calls, *(human_count(n) for n in (usage.input, usage.cached, usage.output, usage.reasoning))]
+        for name, calls, usage in (
+            ("root", human_count(totals.calls.root), by_role.root),
+            ("sub", human_count(totals.calls.sub), by_role.sub),
+            ("total", human_count(totals.calls.total), by_role.total),
+        )
+    ]
+    lines = table_lines(columns, rows, width=width)
+    retries = [Text(f"{human_count(totals.calls.retries)} of the calls were retries")] if totals.calls.retries else []
+    models = [[clean_line(name, 60), money(usd)] for name, usd in sorted(totals.cost.by_model.items())]
+    table = table_lines([Column("model"), Column("cost", "right")], models, width=width) if models else []
+    return [*lines, *retries, Text(), *table, Text(f"{fmt.spent_text(totals)}")]
+
+
+def _sources(run: _Run) -> list[Text]:
+    if run.started is None:
+        return []
+    facts = run.started.sources
+    lines = [
+        *(clean_line(name, None) for name in run.started.names),
+        fmt.facts_text(facts),
+        fmt.skipped_text(facts.skipped),
+    ]
+    return [Text(line) for line in lines if line]
