@@ -1,4 +1,4 @@
-"""`rlm help [TOPIC]`. What can be generated is: variables and keys from the config table, exit codes from the errors."""
+"""`rlm help [TOPIC]`: variables and keys come from the config table, exit codes from the errors, the rest from texts."""
 
 from __future__ import annotations
 

@@ -255,9 +255,11 @@ class Group(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """As Typer's, without cutting the sentences."""
-        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        found = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
         with formatter.section("Commands"):
-            formatter.write_dl([(name.ljust(12), command.get_short_help_str(200)) for name, command in commands])
+            formatter.write_dl(
+                [(name.ljust(12), command.get_short_help_str(200)) for name, command in found if command]
+            )
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         self.format_commands(ctx, formatter)
