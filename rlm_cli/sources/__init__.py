@@ -1,4 +1,13 @@
-"""Paths, folders, globs and stdin -> a `Corpus`: the documents that are read, and everything that was not, and why."""
+"""Paths, folders, globs and stdin -> a `Corpus`: the documents that are read, and everything that was not, and why.
+
+arguments.py  the words on the command line -> sources and question, or an error with the corrected command
+paths.py      what those words are on disk: existing paths, globs we expand, near misses
+stdin.py      what stdin is, and its bytes to a file
+gather.py     `collect`: sources -> Corpus (names, limits, manifest)
+walk.py       one folder, filtered: asks git.py inside a work tree and rules.py outside
+encoding.py   text or binary, and codec names
+summary.py    the line that says what was read and what was not
+"""
 
 from __future__ import annotations
 
@@ -13,22 +22,34 @@ SkipReason = Literal["ignored", "hidden", "binary", "too_large", "unreadable", "
 
 @dataclass(frozen=True)
 class Document:
-    """One document. `name` is what `context` calls it; `path` the regular file with its bytes; `size` in bytes."""
+    """One document. `name` is what `context` calls it; `path` the regular file with its bytes; `size` in bytes.
+
+    `path` is absolute and free of symbolic links. `sha256` is known for stdin only: it is hashed while it is read.
+    """
 
     name: str
     path: Path
     size: int
     encoding: str = "auto"
     origin: Literal["file", "stdin"] = "file"
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
 class Skip:
-    """A path that was left out. `rule` is the pattern with its file:line, where a rule did it."""
+    """A path that was left out. `rule` is the pattern with its file:line, where a rule did it.
+
+    A folder that was left out whole is one `Skip` (its path ends in `/`) that stands for `files` files. Inside a git
+    work tree (`tree`) only git knows the rule: `git.explain` asks it, when somebody wants to see.
+    """
 
     path: str
     reason: SkipReason
     rule: str = ""
+    files: int = 1
+    where: str = ""
+    """The absolute path."""
+    tree: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,3 +75,6 @@ class SourceOptions:
     follow: bool = False
     encoding: str = "auto"
     max_input: int | None = 4 * 1024**3
+
+
+DEFAULT_OPTIONS = SourceOptions()

@@ -1,0 +1,196 @@
+"""`collect`: the sources of a command line -> the `Corpus`, its names, its limits and its manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import InputError
+from ..events import Skipped, SourcesFacts
+from ..units import human_bytes, human_count
+from . import DEFAULT_OPTIONS, Corpus, Document, Skip, SourceOptions, git
+from .arguments import STDIN, check_sources, quote
+from .encoding import check_encoding
+from .paths import expand
+from .walk import Found, Progress, UnusableError, Walk, named_error
+
+BYTES_PER_TOKEN = 4
+BIGGEST = 3
+"""How many files an over-the-limit error names."""
+
+
+@dataclass(frozen=True)
+class Root:
+    """One path to read: as it was written, absolute, and with all links resolved."""
+
+    written: str
+    absolute: str
+    real: str
+
+
+def collect(
+    sources: Sequence[str],
+    options: SourceOptions = DEFAULT_OPTIONS,
+    *,
+    stdin: Document | None = None,
+    on_progress: Progress | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Corpus:
+    """Read no content beyond each file's head; blocks on the disk (call it in a thread), memory grows with file names.
+
+    `-` among the sources stands for `stdin`, already spooled. Files named are always taken; folders are walked and
+    filtered; globs are expanded. `on_progress(files, bytes)` may raise to stop. `environ` is the caller's environment:
+    git's own configuration is found through it. Raises `InputError`, or `UsageError` for an unknown encoding.
+    """
+    encoding = check_encoding(options.encoding)
+    check_sources(sources)
+    roots = _roots(source for source in sources if source != STDIN)
+    walk = Walk(options, environ or {}, on_progress)
+    for number, root in enumerate(roots):
+        _read(walk, number, root)
+    found = list({item.path: item for item in reversed(walk.found)}.values())
+    documents = _documents(found, roots, stdin, encoding)
+    skips = _left_out(walk.skips, found)
+    if not any(document.size for document in documents):
+        raise _nothing(documents, skips, walk, sources)
+    _check_size(documents, options.max_input)
+    skipped = count_skips(skips)
+    size = sum(document.size for document in documents)
+    facts = SourcesFacts(len(documents), size, size // BYTES_PER_TOKEN, skipped, _manifest(documents, found))
+    return Corpus(documents, skips, skipped, tuple(walk.notes), facts)
+
+
+def _roots(sources: Iterable[str]) -> list[Root]:
+    """Each path once, globs expanded, in the order written."""
+    roots: dict[str, Root] = {}
+    for source in sources:
+        for written in expand(source):
+            absolute = os.path.abspath(written)  # noqa: PTH100 - Path.absolute keeps "..": names would show it
+            roots.setdefault(absolute, Root(written, absolute, os.path.realpath(written)))
+    return list(roots.values())
+
+
+def _read(walk: Walk, number: int, root: Root) -> None:
+    try:
+        if Path(root.real).is_dir():
+            walk.folder(root.real, source=number, title=root.written)
+        else:
+            walk.file(root.real, source=number)
+    except UnusableError as error:
+        raise named_error(root.written, error) from error
+
+
+# -- names ---------------------------------------------------------------------------------------------------------
+
+
+def _documents(found: list[Found], roots: list[Root], stdin: Document | None, encoding: str) -> tuple[Document, ...]:
+    names = name_files(found, [root.absolute for root in roots], alone=len(roots) == 1 and stdin is None)
+    documents = [Document(name, Path(item.path), item.size, encoding) for name, item in zip(names, found, strict=True)]
+    if stdin is not None:
+        documents.append(replace(stdin, encoding=encoding))
+    return tuple(sorted(documents, key=lambda document: os.fsencode(document.name)))
+
+
+def name_files(found: Sequence[Found], roots: Sequence[str], *, alone: bool) -> list[str]:
+    """Unique names, in the order of `found`: the path below its source, with the source's own name in front when there
+    are several. Where two names clash, their sources go by more of their path, up to all of it."""
+    # How many of a source's last parts are in front; "/" is the first part, so all of them are unlike any other name.
+    depth = dict.fromkeys(range(len(roots)), 0 if alone else 1)
+    parts = [("/", *(part for part in root.split("/") if part)) for root in roots]
+    while True:
+        names = [_name(item, parts[item.source], depth[item.source]) for item in found]
+        count = Counter(names)
+        count["stdin"] += not alone
+        clashing = {item.source for name, item in zip(names, found, strict=True) if count[name] > 1}
+        deeper = {number for number in clashing if depth[number] < len(parts[number])}
+        if not deeper:
+            return names
+        for number in deeper:
+            depth[number] += 1
+
+
+def _name(item: Found, parts: tuple[str, ...], depth: int) -> str:
+    front = "/".join(parts[len(parts) - max(depth, 0 if item.below else 1) :]).replace("//", "/")
+    return "/".join(part for part in (front, item.below) if part).replace("//", "/")
+
+
+# -- what was left out ---------------------------------------------------------------------------------------------
+
+
+def _left_out(skips: list[Skip], found: list[Found]) -> tuple[Skip, ...]:
+    """Each path once, without those that another source brought in after all."""
+    taken = {item.path for item in found}
+    kept = {skip.where: skip for skip in reversed(skips) if skip.where not in taken}
+    return tuple(sorted(kept.values(), key=lambda skip: os.fsencode(skip.path)))
+
+
+def count_skips(skips: Iterable[Skip]) -> Skipped:
+    """Files left out, by reason."""
+    counts: Counter[str] = Counter()
+    for skip in skips:
+        counts[skip.reason] += skip.files
+    return Skipped(**counts)
+
+
+def _nothing(
+    documents: tuple[Document, ...], skips: tuple[Skip, ...], walk: Walk, sources: Sequence[str]
+) -> InputError:
+    """No file, or only empty ones: say which rule took most and which option brings it back (C26)."""
+    names = " ".join(map(quote, sources))
+    if documents:
+        files = "the only file is" if len(documents) == 1 else f"all {human_count(len(documents))} files are"
+        return InputError(f"nothing to read: {files} empty", hint=f"look: rlm sources {names}", code="empty")
+    if not skips:
+        return InputError(f"nothing to read: no files in {names}", hint=f"look: ls -la {names}", code="no_files")
+    total = count_skips(skips)
+    reason = max(vars(total), key=lambda name: getattr(total, name))
+    by_rule: Counter[str] = Counter()
+    for skip in git.explain([skip for skip in skips if skip.reason == reason], walk.environ):
+        by_rule[skip.rule] += skip.files
+    rule, most = by_rule.most_common(1)[0]
+    message = (
+        f"nothing left to read in {names}: {human_count(total.total)} skipped, {human_count(most)} of them {reason}"
+    )
+    hint = f"{REMEDY.get(reason, '')} list them: rlm sources {names} --skipped".strip()
+    if rule.startswith(("-g", "no -g")):
+        hint = "change or drop -g"
+    return InputError(f"{message} by {rule}" if rule else message, hint=hint, code="all_skipped")
+
+
+REMEDY = {
+    "ignored": "read ignored files too with -u;",
+    "hidden": "read hidden files too with --hidden (or -uu, ignored ones as well);",
+    "binary": "read binary files too with -uuu;",
+    "unreadable": "look at the permissions;",
+}
+
+
+# -- limits and manifest -------------------------------------------------------------------------------------------
+
+
+def _check_size(documents: tuple[Document, ...], limit: int | None) -> None:
+    size = sum(document.size for document in documents)
+    if limit is None or size <= limit:
+        return
+    biggest = sorted(documents, key=lambda document: -document.size)[:BIGGEST]
+    listed = ", ".join(f"{document.name} ({human_bytes(document.size)})" for document in biggest)
+    raise InputError(
+        f"the sources hold {human_bytes(size)}, more than the {human_bytes(limit)} that --max-input allows; "
+        f"the largest: {listed}",
+        hint="name less, leave some out with -g '!PATTERN', or raise it: --max-input none",
+        code="over_max_input",
+    )
+
+
+def _manifest(documents: tuple[Document, ...], found: list[Found]) -> str:
+    """sha256 over names, sizes and times (stdin: its content), in order. The same corpus has the same one."""
+    times = {item.path: item.mtime_ns for item in found}
+    digest = hashlib.sha256()
+    for document in documents:
+        version = document.sha256 or str(times[str(document.path)])
+        digest.update(b"%s\0%d\0%s\0" % (os.fsencode(document.name), document.size, version.encode()))
+    return digest.hexdigest()

@@ -1,0 +1,378 @@
+"""One folder on disk -> the files in it that are read, and every path that is not, with the reason.
+
+We always walk ourselves, ignored folders too (to count what is in them); inside a git work tree the verdict is
+membership in git's own list. Order of judgement: version control folders never; `-g` decides alone where it matches;
+hidden; ignore rules; then what kind of file it is, can it be opened, is it binary.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import InputError
+from . import Skip, SkipReason, SourceOptions, git, rules
+from .encoding import HEAD, is_binary
+from .rules import Level
+
+VERSION_CONTROL = frozenset({".git", ".hg", ".svn", ".bzr", ".jj", ".pijul", "_darcs"})
+"""Never read and never counted, whatever the options: nothing in them is anybody's text."""
+
+Progress = Callable[[int, int], None]
+"""Files found and their bytes, so far. It may raise to stop the walk."""
+
+TELL_EVERY = 256
+
+
+class Found(NamedTuple):
+    """A file that is read. `below` is its name under the source, "" when the source is the file itself."""
+
+    source: int
+    below: str
+    path: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder to be walked: where it is, what it is called under the source, and what decides in it."""
+
+    path: str
+    below: str
+    level: Level | None
+    tree: git.Listing | None
+    top: str = ""
+    """The work tree that `tree` is of."""
+
+    def child(self, name: str) -> Place:
+        below = f"{self.below}/{name}" if self.below else name
+        return Place(f"{self.path.rstrip('/')}/{name}", below, self.level, self.tree, self.top)
+
+
+class UnusableError(Exception):
+    """A file cannot be read; why, and in which column of the summary it belongs."""
+
+    def __init__(self, reason: SkipReason, why: str) -> None:
+        super().__init__(why)
+        self.reason = reason
+        self.why = why
+
+
+def open_file(path: str, *, look: bool) -> tuple[os.stat_result, bool]:
+    """(status, binary) of a regular file; `look`: judge whether it is binary. Raises `UnusableError`.
+
+    Never blocks: a FIFO that took the file's place after it was listed is opened without waiting and refused.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UnusableError("unreadable", error.strerror or str(error)) from error
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            raise UnusableError("special", kind_of(info.st_mode))
+        head = os.read(fd, HEAD) if look or info.st_size == 0 else b""
+    except OSError as error:
+        raise UnusableError("unreadable", error.strerror or str(error)) from error
+    finally:
+        os.close(fd)
+    if head and info.st_size == 0:
+        raise UnusableError("special", "a file of the kernel, without a size")
+    return info, look and is_binary(head)
+
+
+def kind_of(mode: int) -> str:
+    """A file that is not regular, in words."""
+    kinds = {
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+        stat.S_IFLNK: "a symbolic link",
+        stat.S_IFDIR: "a folder",
+    }
+    return kinds.get(stat.S_IFMT(mode), "not a regular file")
+
+
+@dataclass
+class Walk:
+    """The walk of all sources of one command. `found`, `skips` and `notes` grow; each source is walked once."""
+
+    options: SourceOptions
+    environ: Mapping[str, str]
+    progress: Progress | None = None
+    found: list[Found] = field(default_factory=list)
+    skips: list[Skip] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    source: int = 0
+    title: str = ""
+    rules_off: bool = False
+    bytes: int = 0
+    seen: int = 0
+    entered: set[tuple[int, int]] = field(default_factory=set)
+    """Folders by identity (with -L), so that a link never leads to one a second time."""
+
+    def __post_init__(self) -> None:
+        options = self.options
+        self.no_ignore = options.no_ignore or options.unrestricted >= 1
+        self.hidden = options.hidden or options.unrestricted >= 2
+        self.binary = options.unrestricted >= 3
+        extra = () if self.no_ignore else options.ignore
+        self.extra = rules.parse([(f"sources.ignore: {pattern}", pattern) for pattern in extra], self.note)
+        self.globs = rules.parse([(f"-g {glob!r}", glob) for glob in options.globs], self.note)
+        self.only_globs = any(not glob.startswith("!") for glob in options.globs)
+
+    def note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    # -- one source -----------------------------------------------------------------------------------------------
+
+    def file(self, path: str, *, source: int) -> None:
+        """Take a file that was named on the command line, whatever it is called and holds. Raises `UnusableError`."""
+        info, _ = open_file(path, look=False)
+        self._add(Found(source, "", path, info.st_size, info.st_mtime_ns))
+
+    def folder(self, path: str, *, source: int, title: str) -> None:
+        """Walk a folder that was named on the command line, by its real path; `title` is how it was named.
+
+        Raises `UnusableError` when the folder itself cannot be listed.
+        """
+        self.source, self.title, self.rules_off = source, title.rstrip("/"), self.no_ignore
+        self.entered.clear()
+        links: list[Place] = []
+        self._walk(self._begin(path), links, first=True)
+        while links:
+            self._follow(links.pop(0), links)
+
+    def _begin(self, path: str) -> Place:
+        place = self._place(path, "")
+        if self.rules_off:
+            return place
+        rule = self._own_rule(path, place)
+        if rule:
+            self.rules_off = True
+            self.note(f"{self.title or '/'} is itself ignored ({rule}): read with ignore rules off")
+            return Place(path, "", None, None)
+        return place
+
+    def _place(self, path: str, below: str) -> Place:
+        """What decides in a folder that is entered from outside: by name, by link, or as another repository."""
+        if self.rules_off:
+            return Place(path, below, None, None)
+        top, tree = git.work_tree(path), None
+        if top:
+            try:
+                tree = git.listing(path, top, self.environ)
+            except git.GitError as error:
+                self.note(f"git did not list {rules.shown(path)} ({error}): its ignore files were read directly")
+        level = rules.extend(None, top, (".git/info/exclude",), self.note) if top and tree is None else None
+        for folder in reversed(Path(path).parents):
+            inside = not top or folder.is_relative_to(top)
+            level = rules.extend(level, str(folder), self._ignore_files(str(folder), tree, inside=inside), self.note)
+        return Place(path, below, level, tree, top if tree else "")
+
+    def _ignore_files(self, folder: str, tree: git.Listing | None, *, inside: bool) -> list[str]:
+        """The ignore files there are in a parent of the source; `.gitignore` counts inside its work tree only."""
+        names = rules.ALL_FILES if tree is None and inside else rules.OWN_FILES
+        return [name for name in names if os.path.lexists(f"{folder.rstrip('/')}/{name}")]
+
+    def _own_rule(self, path: str, place: Place) -> str:
+        """The rule by which the source itself, or a folder it is in, is ignored; "" when none does."""
+        if place.tree is not None and path != place.top:
+            try:
+                rule = git.rule_for(path, place.top, self.environ)
+            except git.GitError:
+                rule = ""
+            if rule:
+                return rule
+        for folder in (*reversed(Path(path).parents), Path(path)):
+            verdict = _above(place.level, str(folder)).check(str(folder), folder=True)
+            if verdict.ignored:
+                return verdict.rule
+        return ""
+
+    # -- folders --------------------------------------------------------------------------------------------------
+
+    def _walk(self, start: Place, links: list[Place], *, first: bool = False) -> None:
+        stack = [start]
+        while stack:
+            place = stack.pop()
+            try:
+                entries = self._list(place.path)
+            except OSError as error:
+                if first and place is start:
+                    raise UnusableError("unreadable", error.strerror or str(error)) from error
+                self._skip(place, "unreadable", error.strerror or "", folder=True)
+                continue
+            place = self._inside(place, {entry.name for entry in entries}, start)
+            for entry in entries:
+                self._visit(place, entry, stack, links)
+
+    def _list(self, path: str) -> list[os.DirEntry[str]]:
+        with os.scandir(path) as listing:
+            entries = sorted(listing, key=lambda entry: os.fsencode(entry.name))
+        if self.options.follow:
+            info = Path(path).stat()
+            self.entered.add((info.st_dev, info.st_ino))
+        return entries
+
+    def _inside(self, place: Place, names: set[str], start: Place) -> Place:
+        """The place with its own ignore files, or, where another repository begins, with that one's rules."""
+        if self.rules_off:
+            return place
+        if ".git" in names and place is not start and self._is_other_tree(place):
+            place = self._place(place.path, place.below)
+        files = rules.ALL_FILES if place.tree is None else rules.OWN_FILES
+        present = [name for name in files if name in names]
+        return replace(place, level=rules.extend(place.level, place.path, present, self.note)) if present else place
+
+    def _is_other_tree(self, place: Place) -> bool:
+        """Unless git lists files below it as the outer repository's own (a `.git` that is no repository)."""
+        tree = place.tree
+        return tree is None or place.path[len(tree.root.rstrip("/")) + 1 :] not in tree.folders
+
+    def _follow(self, place: Place, links: list[Place]) -> None:
+        """Walk the folder that a link leads to, unless it was walked already: that ends loops."""
+        real = os.path.realpath(place.path)
+        try:
+            info = Path(real).stat()
+        except OSError as error:
+            self._skip(place, "unreadable", error.strerror or "")
+            return
+        if (info.st_dev, info.st_ino) in self.entered:
+            self._skip(place, "special", "a link to a folder that was read already")
+            return
+        self._walk(self._place(real, place.below), links)
+
+    # -- entries --------------------------------------------------------------------------------------------------
+
+    def _visit(self, place: Place, entry: os.DirEntry[str], stack: list[Place], links: list[Place]) -> None:
+        if entry.name in VERSION_CONTROL:
+            return
+        here = place.child(entry.name)
+        is_folder = entry.is_dir(follow_symlinks=False)
+        excluded = self._excluded(here, entry.name, is_folder)
+        if excluded:
+            reason, rule = excluded
+            self._skip(here, reason, rule, folder=is_folder, files=self._count(here.path) if is_folder else 1)
+        elif is_folder:
+            stack.append(self._untangled(here))
+        elif entry.is_symlink():
+            self._link(here, links)
+        elif not entry.is_file(follow_symlinks=False):
+            self._skip(here, "special", self._kind(here.path))
+        else:
+            self._take(here, here.path)
+
+    def _untangled(self, place: Place) -> Place:
+        """Below a folder that a `!pattern` or -g brought back against git, git's list decides nothing any more."""
+        tree = place.tree
+        return replace(place, tree=None, top="") if tree and not tree.holds(place.path, folder=True) else place
+
+    def _excluded(self, here: Place, name: str, folder: bool) -> tuple[SkipReason, str] | None:
+        if self.globs.labels:
+            wanted = self.globs.check(here.below, folder=folder)
+            if wanted.ignored is not None:
+                return None if wanted.ignored else ("ignored", wanted.rule)
+            if self.only_globs and not folder:
+                return "ignored", "no -g glob matches"
+        if name.startswith(".") and not self.hidden:
+            return "hidden", ""
+        verdict = here.level.check(here.path, folder=folder) if here.level else rules.NO_OPINION
+        if verdict.ignored is None and self.extra.labels:
+            verdict = self.extra.check(here.below, folder=folder)
+        if verdict.ignored is not None:
+            return ("ignored", verdict.rule) if verdict.ignored else None
+        if here.tree is not None and not here.tree.holds(here.path, folder=folder):
+            return "ignored", ""
+        return None
+
+    def _link(self, here: Place, links: list[Place]) -> None:
+        if not self.options.follow:
+            self._skip(here, "special", "a symbolic link; -L follows it")
+            return
+        real = os.path.realpath(here.path)
+        if Path(real).is_dir():
+            links.append(here)
+        else:
+            self._take(here, real)
+
+    def _take(self, here: Place, path: str) -> None:
+        try:
+            info, binary = open_file(path, look=not self.binary)
+        except UnusableError as error:
+            self._skip(here, error.reason, error.why)
+            return
+        if binary:
+            self._skip(here, "binary", "a NUL byte in its first 64 KiB")
+            return
+        self._add(Found(self.source, here.below, path, info.st_size, info.st_mtime_ns))
+
+    # -- counting -------------------------------------------------------------------------------------------------
+
+    def _add(self, found: Found) -> None:
+        self.found.append(found)
+        self.bytes += found.size
+        self._tick()
+
+    def _skip(self, here: Place, reason: SkipReason, rule: str, *, folder: bool = False, files: int = 1) -> None:
+        if files == 0:
+            return
+        shown = f"{self.title}/{here.below}{'/' if folder else ''}"
+        tree = here.top if reason == "ignored" and not rule else ""
+        self.skips.append(Skip(shown, reason, rule, files, here.path, tree))
+        self._tick()
+
+    def _tick(self) -> None:
+        self.seen += 1
+        if self.progress is not None and self.seen % TELL_EVERY == 0:
+            self.progress(len(self.found), self.bytes)
+
+    def _count(self, path: str) -> int:
+        """Files below a folder that is left out whole. What cannot be listed counts as nothing."""
+        return sum(1 for _ in self._files_below(path))
+
+    def _files_below(self, path: str) -> Iterator[str]:
+        stack = [path]
+        while stack:
+            try:
+                with os.scandir(stack.pop()) as listing:
+                    for entry in listing:
+                        if entry.is_dir(follow_symlinks=False):
+                            if entry.name not in VERSION_CONTROL:
+                                stack.append(entry.path)
+                        elif entry.name not in VERSION_CONTROL:
+                            self._tick()
+                            yield entry.path
+            except OSError:
+                continue
+
+    @staticmethod
+    def _kind(path: str) -> str:
+        try:
+            return kind_of(os.lstat(path).st_mode)
+        except OSError:
+            return "gone"
+
+
+def _above(level: Level | None, path: str) -> Level:
+    """The levels of strict parents of `path`."""
+    while level is not None and (level.base == path or not path.startswith(level.base.rstrip("/") + "/")):
+        level = level.above
+    return level or Level("/", ())
+
+
+def named_error(path: str, error: UnusableError) -> InputError:
+    """A path named on the command line that cannot be read."""
+    if error.reason == "special":
+        hint = f"pipe it: cat {path} | rlm ask - ..."
+        return InputError(f"{path} is {error.why}, not a file", hint=hint, code="special_file")
+    hint = f"look at its permissions: ls -ld {path}" if error.why == os.strerror(errno.EACCES) else ""
+    return InputError(f"{path} cannot be read: {error.why}", hint=hint, code="unreadable")
