@@ -1,0 +1,88 @@
+"""What the README says is what the program does."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+
+import pytest
+
+from rlm_cli.config import KEYS, OTHER_VARIABLES
+from rlm_cli.errors import ExitCode
+from rlm_cli.events import Result
+
+from .update_readme import BLOCK, README, fill, rendered, run_help
+
+TEXT = README.read_text("utf-8")
+BLOCKS = {block["command"]: block[0] for block in BLOCK.finditer(TEXT)}
+
+
+def section(name: str) -> str:
+    found = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", TEXT, re.DOTALL)
+    assert found
+    return found[1]
+
+
+@pytest.mark.parametrize("command", BLOCKS)
+def test_help_texts_are_what_the_commands_print(command: str) -> None:
+    """`python -m tests.update_readme` would change nothing."""
+    assert BLOCKS[command] == rendered(command, run_help(command))
+
+
+def test_filling_changes_only_the_blocks() -> None:
+    """Text around the blocks stays, old bodies go, and filling twice is filling once."""
+    text = "a\n<!-- help: rlm x -->\nold\n<!-- /help -->\nb\n<!-- help: rlm y -->\n<!-- /help -->\n"
+    expected = (
+        "a\n<!-- help: rlm x -->\n```text\n$ rlm x\nsays rlm x\n```\n<!-- /help -->\n"
+        "b\n<!-- help: rlm y -->\n```text\n$ rlm y\nsays rlm y\n```\n<!-- /help -->\n"
+    )
+
+    def say(command: str) -> str:
+        return f"says {command}\n"
+
+    assert fill(text, say) == expected == fill(fill(text, say), say)
+
+
+def test_exit_codes_are_the_real_ones() -> None:
+    """Every code but batch's, which has no command yet, by number and name."""
+    rows = {int(code): name for code, name in re.findall(r"^\| (\d+) \| (\w+) \|", section("exit-codes"), re.MULTILINE)}
+    assert rows == {code.value: code.name.lower() for code in ExitCode if code is not ExitCode.BATCH_FAILURES}
+
+
+def test_json_fields_are_the_results() -> None:
+    """Each field that is described exists, and each that exists is described, but for the ones to come."""
+    names = {
+        name for row in re.findall(r"^\| (`.*?) \|", section("json"), re.MULTILINE) for name in row.split("`")[1::2]
+    }
+    assert names == {field.name for field in dataclasses.fields(Result)} - {"citations"}
+
+
+def test_flags_variables_and_keys_exist() -> None:
+    """No flag, RLM_ variable or configuration key of the README is one that rlm does not have."""
+    ours = BLOCK.sub("", TEXT)
+    helps = "".join(BLOCKS.values()) + run_help("rlm sources --help") + run_help("rlm config list --help")
+    flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", ours)) - {"--since", "--from"}  # journalctl's and uvx's
+    assert {flag for flag in flags if not re.search(rf"{flag}\b", helps)} == set()
+    known = {key.env for key in KEYS.values()} | {name for name, _ in OTHER_VARIABLES}
+    assert set(re.findall(r"\bRLM_[A-Z_]+\b", ours)) - known == set()
+    example = re.search(r"```toml\n(.*?)```", ours, re.DOTALL)
+    assert example
+    tables = {key.name for key in KEYS.values() if key.many}
+    assert _flat(tomllib.loads(example[1]), tables) - set(KEYS) == set()
+
+
+def _flat(tables: dict[str, object], many: set[str], prefix: str = "") -> set[str]:
+    names = set[str]()
+    for name, value in tables.items():
+        full = prefix + name
+        deeper = isinstance(value, dict) and full not in many
+        names |= _flat(value, many, f"{full}.") if deeper else {full}  # type: ignore[arg-type]  # checked one line up
+    return names
+
+
+def test_commands_in_prose_exist() -> None:
+    """Every `rlm VERB` in the README is a command in `rlm --help`."""
+    verbs = set(re.findall(r"^  ([a-z]+) {2,}", run_help("rlm --help"), re.MULTILINE))
+    named = set(re.findall(r"(?:`|\$ |\| |--from rlm-cli )rlm ([a-z]+)\b", BLOCK.sub("", TEXT)))
+    assert named and named - verbs == set()
