@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "engine": {"errors", "events", "prompts", "models", "sandbox"},
     "models": {"errors", "events"},
     "sandbox": {"errors", "events"},
-    "bench": {"errors"},
+    "bench": {"errors", "sandbox"},
     "cli": {"errors", "events", "config", "sources", "runlog", "render", "engine", "models", "sandbox", "prompts"},
     "__main__": {"cli"},
     "__init__": set[str](),
