@@ -368,6 +368,7 @@ class LoopbackServer:
             for role in (entry.role, "all"):
                 self._in_flight[role] += 1
                 self.max_in_flight[role] = max(self.max_in_flight[role], self._in_flight[role])
+            self._changed.notify_all()
             return len(self._log) - 1, seen
 
     def leave(self, role: str) -> None:
@@ -539,7 +540,7 @@ class _Exchange:
         return None
 
     def pieces(self, reply: str) -> Iterator[str]:
-        size = 12 if len(reply) < 20_000 else 8192
+        size = max(1, min(32 if len(reply) < 20_000 else 8192, -(-len(reply) // 2)))
         yield from (reply[i : i + size] for i in range(0, len(reply), size))
         end = time.monotonic() + PATIENCE_S
         while self.behaviour.has("endless") and time.monotonic() < end and not self.server.closing.is_set():

@@ -62,9 +62,9 @@ class Price:
 FREE = Price(0.0, 0.0)
 
 
-def per_million(input_usd: float, output_usd: float) -> Price:
-    """`--price IN,OUT`, as providers print it."""
-    return Price(input_usd / 1e6, output_usd / 1e6)
+def per_million(input_usd: float, output_usd: float, cached_usd: float | None = None) -> Price:
+    """`--price IN,OUT[,CACHED]`, as providers print it."""
+    return Price(input_usd / 1e6, output_usd / 1e6, None if cached_usd is None else cached_usd / 1e6)
 
 
 @dataclass(frozen=True)

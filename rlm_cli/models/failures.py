@@ -37,6 +37,11 @@ UNKNOWN_MODEL = re.compile(
     r"|unknown model|invalid model|no such model|not a valid model",
     re.I,
 )
+BROKE = re.compile(
+    r"connection error|connection reset|server disconnected|connection refused|payload is not completed", re.I
+)
+BROKEN = {"TransportError", "ClientConnectionError", "ClientPayloadError", "ConnectionError", "gaierror"}
+UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 WAIT = re.compile(r"(?:retry|try again) in (\d+(?:\.\d+)?) ?(ms|s)|retryDelay\W+(\d+(?:\.\d+)?)()s", re.I)
 PREFIX = re.compile(r"^(?:litellm\.\w+: |\w*(?:Error|Exception) ?[:-] (?:- )?|\w+Exception - )+")
 SECRETS = (
@@ -82,7 +87,7 @@ def explain(error: BaseException, failure: Failure) -> RlmError:
         return explain(inner, failure)
     text = str(error)
     detail = redact(PREFIX.sub("", text.split("\nTraceback")[0]).strip(), failure.secrets)[:DETAIL_CHARS]
-    return _by_wording(error, text, failure, detail) or _by_status(error, text, failure, detail)
+    return _by_wording(error, text, failure, detail) or _by_status(error, failure, detail)
 
 
 def _by_wording(error: BaseException, text: str, failure: Failure, detail: str) -> RlmError | None:
@@ -91,6 +96,9 @@ def _by_wording(error: BaseException, text: str, failure: Failure, detail: str) 
         return AuthError(
             f"no API key for {failure.model}: {detail}", hint="rlm doctor shows which keys were found.", code="no_key"
         )
+    if UNTRUSTED in text:
+        hint = "Behind a proxy of your company, point SSL_CERT_FILE at its certificate."
+        return ProviderError(f"the certificate of {failure.where} is not trusted: {detail}", hint=hint, code="tls")
     if status in (None, 400, 413, 422) or type(error).__name__ == "ContextWindowExceededError":
         return _by_request_wording(error, text, failure, detail)
     if status == 402 or (status in (403, 429) and QUOTA.search(text) and not WAIT.search(text)):
@@ -123,7 +131,7 @@ def _by_request_wording(error: BaseException, text: str, failure: Failure, detai
     return None
 
 
-def _by_status(error: BaseException, text: str, failure: Failure, detail: str) -> RlmError:
+def _by_status(error: BaseException, failure: Failure, detail: str) -> RlmError:
     status, kind = status_of(error), type(error).__name__
     if isinstance(error, TimeoutError) or "Timeout" in kind or status == 408:
         return TransientError(f"{failure.model} did not answer in time", code="timeout")
@@ -138,7 +146,7 @@ def _by_status(error: BaseException, text: str, failure: Failure, detail: str) -
     if status == 429:
         wait = retry_after(error)
         return TransientError(f"{failure.where} is rate limiting: {detail}", code="rate_limited", retry_after=wait)
-    if _broke(error, text):
+    if _broke(error) and getattr(error, "litellm_response_headers", None) is None:
         return TransientError(f"the connection to {failure.where} broke: {detail}", code="connection_reset")
     if status is not None and (status >= 500 or status == 409):
         message = f"{failure.where} is not available ({status}): {detail}"
@@ -158,12 +166,24 @@ def _unknown(failure: Failure, detail: str) -> ProviderError:
     return ProviderError(f"unknown model {failure.model}: {detail}", hint=hint, code="unknown_model")
 
 
-def _broke(error: BaseException, text: str) -> bool:
-    """The connection died. LiteLLM reports it as a 500 of its own, without a response's headers."""
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    if kinds & {"APIConnectionError", "TransportError", "ClientError", "ConnectionError"}:
-        return True
-    return "Connection error" in text and getattr(error, "litellm_response_headers", None) is None
+def _broke(error: BaseException) -> bool:
+    """Whether the connection died. LiteLLM's own `APIConnectionError` proves nothing (it wraps a missing module, too):
+    what counts is what the network libraries raised below it."""
+    return any(
+        BROKEN & {kind.__name__ for kind in type(link).__mro__} or type(link).__module__ == "openai"
+        for link in _chain(error)
+        if not type(link).__module__.startswith("litellm")
+    ) or bool(BROKE.search(str(error)))
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """`error` and what caused it."""
+    links: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in links:
+        links.append(link)
+        link = link.__cause__ or link.__context__
+    return links
 
 
 def status_of(error: BaseException) -> int | None:

@@ -13,6 +13,7 @@ import functools
 import logging
 import os
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ def _litellm() -> Any:
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else: a download at import
     os.environ["LITELLM_MODE"] = "PRODUCTION"  # else: it loads a stray .env, keys and base URLs included
     logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module="pydantic")  # about LiteLLM's classes, at a user's first call
     import litellm
 
     logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)  # the import sets it anew
