@@ -38,6 +38,7 @@ OWNER = {
     "rich": "render",
     "pathspec": "sources",
     "platformdirs": "config.py",
+    "jsonschema": "cli/answer_schema.py",
 }
 
 FUNCTION_LINES = 60

@@ -6,22 +6,24 @@ from dataclasses import dataclass, field
 
 from .. import __version__
 from ..engine import Outcome, answer_data, answer_text
-from ..errors import ExitCode, RlmError
+from ..errors import ExitCode, NoAnswerError, RlmError
 from ..events import (
     CallFinished,
     CallStarted,
-    ErrorInfo,
+    ModelPair,
     Record,
     Result,
     RunStarted,
     SandboxInfo,
     SandboxReady,
+    SourcesFacts,
     StepFinished,
     Timing,
     Totals,
     Warned,
 )
 from ..sandbox import Answer
+from .boundary import error_info
 
 
 @dataclass
@@ -57,10 +59,6 @@ class Tally:
             self.warnings.append(event.message)
 
 
-def error_info(error: RlmError) -> ErrorInfo:
-    return ErrorInfo(error.code, error.message, error.hint, error.retryable)
-
-
 def exit_code_of(outcome: Outcome) -> ExitCode:
     """A partial answer is never 0; a limit is 6 with or without one."""
     if outcome.status == "ok":
@@ -70,15 +68,15 @@ def exit_code_of(outcome: Outcome) -> ExitCode:
     return ExitCode.LIMIT if outcome.limit else ExitCode.NO_ANSWER
 
 
-def finished(tally: Tally, outcome: Outcome, totals: Totals, *, log_dir: str | None) -> Result:
+def no_answer() -> RlmError:
+    """The loop ended by itself and nothing was submitted."""
+    return NoAnswerError(
+        "the model stopped without submitting an answer", hint="try a stronger --model, or a more specific question"
+    )
+
+
+def finished(tally: Tally, outcome: Outcome, error: RlmError | None, totals: Totals, *, log_dir: str | None) -> Result:
     """The result of a run whose loop ended by itself, well or at a limit."""
-    error = outcome.error
-    if error is None and outcome.status == "no_answer":
-        error = RlmError(
-            "the model stopped without submitting an answer",
-            code="no_answer",
-            hint="try a stronger --model, or a more specific question",
-        )
     return _result(
         tally,
         totals,
@@ -116,7 +114,7 @@ def _result(
     limit_hit: str | None,
     log_dir: str | None,
 ) -> Result:
-    started = tally.started or RunStarted("", __version__, "", Result.models, Result.sources)
+    started = tally.started or RunStarted("", __version__, "", ModelPair(), SourcesFacts())
     return Result(
         run_id=started.run_id,
         status=status,  # type: ignore[arg-type]  # one of Status: see the two callers

@@ -1,0 +1,82 @@
+"""Sources for a run: stdin spooled, folders walked, with progress; and what the root is told of them up front."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from ..prompts import InputFacts
+from ..prompts.texts import LISTING, SAMPLE_CHARS
+from ..render.ticker import Ticker
+from ..sources import Corpus, Document, SourceOptions
+from ..sources.arguments import Parsed
+from ..sources.gather import collect
+from ..sources.stdin import Watch, spool_stdin, unread_bytes_waiting
+from ..units import human_bytes, human_count
+
+SAMPLED = 2
+
+
+def read(parsed: Parsed, options: SourceOptions, folder: Path, *, ticker: Ticker, env: Mapping[str, str]) -> Corpus:
+    """The corpus of a command line. stdin goes to `folder`, whole. Raises `InputError`."""
+    stdin = None
+    if parsed.reads_stdin:
+        watch = Watch(
+            received=lambda size: ticker.show(f"stdin: {human_bytes(size)}"),
+            waiting=lambda: ticker.say("waiting for data on stdin..."),
+        )
+        stdin = spool_stdin(0, folder, max_input=options.max_input, watch=watch)
+    elif parsed.question_from != "stdin" and unread_bytes_waiting(0):
+        ticker.say("stdin holds data and is not read, because sources are named; add '-' to read it too")
+    return collect(
+        parsed.sources,
+        options,
+        stdin=stdin,
+        on_progress=lambda files, size: ticker.show(f"reading: {human_count(files)} files, {human_bytes(size)}"),
+        env=env,
+    )
+
+
+def input_facts(corpus: Corpus) -> InputFacts:
+    """Names, kinds and short samples, for the first message to the root."""
+    documents = corpus.documents
+    kinds = Counter(PurePosixPath(document.name).suffix or "no extension" for document in documents)
+    single = len(documents) == 1
+    return InputFacts(
+        files=len(documents),
+        bytes=corpus.facts.bytes,
+        kinds=tuple(kinds.most_common(8)),
+        listing=tuple((document.name, document.size) for document in documents[:LISTING]),
+        samples=_head_and_tail(documents[0]) if single else _heads(documents),
+    )
+
+
+def _head_and_tail(document: Document) -> tuple[tuple[str, str], ...]:
+    if document.size <= 2 * SAMPLE_CHARS:
+        return (("The whole input", _excerpt(document, 0, document.size)),)
+    return (
+        ("It begins", _excerpt(document, 0, SAMPLE_CHARS)),
+        ("It ends", _excerpt(document, document.size - SAMPLE_CHARS, SAMPLE_CHARS)),
+    )
+
+
+def _heads(documents: tuple[Document, ...]) -> tuple[tuple[str, str], ...]:
+    """The first lines of two documents, one from the middle of the list."""
+    filled = [document for document in documents if document.size]
+    chosen = dict.fromkeys((filled[0], filled[len(filled) // 2])) if filled else {}
+    return tuple(
+        (f"{document.name!a} begins", _excerpt(document, 0, SAMPLE_CHARS)) for document in list(chosen)[:SAMPLED]
+    )
+
+
+def _excerpt(document: Document, offset: int, size: int) -> str:
+    """A few characters for orientation; the kernel decodes the document properly."""
+    try:
+        with document.path.open("rb") as file:
+            file.seek(offset)
+            raw = file.read(size)
+    except OSError:
+        return ""
+    utf16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
+    return raw.decode("utf-16" if utf16 else "utf-8", "replace").replace("\x00", "")

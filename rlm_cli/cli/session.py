@@ -1,0 +1,127 @@
+"""One run from corpus to result: listeners on the bus, the loop under signals, the result as the last record."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+
+from .. import __version__
+from ..engine import Deps, Limits, Outcome, Task, run
+from ..errors import RlmError, SandboxError
+from ..events import Bus, Listener, ModelPair, Result, RunFinished, RunStarted, Totals, Warned
+from ..prompts import InputFacts
+from ..sandbox import Answer
+from ..sources import Corpus
+from .interrupts import Interrupts, handling
+from .result import Tally, failed, finished, no_answer
+from .wiring import Docker, Models
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is known before a run starts."""
+
+    run_id: str
+    question: str
+    names: tuple[str, ...]
+    corpus: Corpus
+    facts: InputFacts
+    models: ModelPair
+    limits: Limits
+    caps: Mapping[str, float | None] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    check: Callable[[Answer], str] = lambda _answer: ""
+    note: str = ""
+    """What the person should know about the models (offline, chosen by key ...)."""
+    warnings: tuple[str, ...] = ()
+    log_dir: str | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run's result, and the answer as bytes (the result has it as text)."""
+
+    result: Result
+    answer: Answer | None
+    error: RlmError | None = None
+
+
+def ask_once(
+    plan: Plan,
+    models: Models,
+    docker: Docker,
+    *,
+    listeners: tuple[Listener, ...],
+    say: Callable[[str], None],
+) -> Ended:
+    """Run the plan. Every failure that belongs to the run becomes its result; only bugs in here raise."""
+    tally = Tally()
+    bus = Bus((tally, *listeners))
+    bus.emit(
+        RunStarted(
+            plan.run_id,
+            __version__,
+            plan.question,
+            plan.models,
+            plan.corpus.facts,
+            plan.caps,
+            plan.names,
+            plan.note,
+        )
+    )
+    for warning in (*plan.warnings, *plan.corpus.notes):
+        bus.emit(Warned(warning))
+    ended = asyncio.run(_under_signals(plan, models, docker, bus, tally, say))
+    bus.emit(RunFinished(ended.result))
+    return ended
+
+
+async def _under_signals(
+    plan: Plan, models: Models, docker: Docker, bus: Bus, tally: Tally, say: Callable[[str], None]
+) -> Ended:
+    sandbox = docker.sandbox(plan.run_id)
+    task = Task(
+        question=plan.question,
+        documents=plan.corpus.documents,
+        facts=plan.facts,
+        root=plan.models.root,
+        sub=plan.models.sub,
+        sub_window=models.sub_window,
+        aliases=plan.aliases,
+        limits=plan.limits,
+        check=plan.check,
+    )
+    deps = Deps(models.chain(bus.emit), sandbox, bus.emit, models.view)
+    main = asyncio.ensure_future(run(task, deps))
+    interrupts = Interrupts(main, say, sandbox.kill_now)
+    with handling(interrupts):
+        try:
+            outcome = await main
+        except asyncio.CancelledError:
+            ended = _failed(plan, tally, interrupts.error(), models.totals())
+        except RlmError as error:
+            ended = _failed(plan, tally, error, models.totals())
+        else:
+            ended = _ended(plan, tally, outcome, models.totals())
+        finally:
+            await _close(sandbox.close(), bus)
+            await models.close()
+    return ended
+
+
+def _ended(plan: Plan, tally: Tally, outcome: Outcome, totals: Totals) -> Ended:
+    error = outcome.error or (no_answer() if outcome.status == "no_answer" else None)
+    return Ended(finished(tally, outcome, error, totals, log_dir=plan.log_dir), outcome.answer, error)
+
+
+def _failed(plan: Plan, tally: Tally, error: RlmError, totals: Totals) -> Ended:
+    return Ended(failed(tally, error, totals, log_dir=plan.log_dir), None, error)
+
+
+async def _close(closing: Coroutine[None, None, None], bus: Bus) -> None:
+    """A container that cannot be removed is worth a warning, never the answer."""
+    try:
+        await closing
+    except SandboxError as error:
+        bus.emit(Warned(f"{error.message} {error.hint}".strip()))

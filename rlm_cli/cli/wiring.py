@@ -1,0 +1,202 @@
+"""The only place that names implementations: which model chain and which sandbox a run gets."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import config
+from ..engine import LedgerView
+from ..events import Emit, ModelPair, Totals
+from ..models import Model
+from ..models.catalog import Choice, choose_models, needs_nothing, secret_values
+from ..models.facts import Price, facts, per_million
+from ..models.ledger import Budgeted, Caps, Count, Ledger, Pricing, pricing
+from ..models.limited import Limited
+from ..models.reported import Reported
+from ..models.retrying import Retrying
+from ..models.router import Router
+from ..render.ticker import Ticker
+from ..sandbox import SandboxOptions
+from ..units import human_bytes
+
+if TYPE_CHECKING:
+    from ..sandbox.container import DockerSandbox, Engine
+    from ..sandbox.image import ImageProgress
+
+
+class Models:
+    """The models of one run: chosen, priced and capped when made; `chain` builds what the engine asks.
+
+    Raises `AuthError` when no model can be chosen or its key is missing, `UsageError` for a price that is unknown
+    under a cap the user asked for. Nothing slow happens until `start_loading`, which imports LiteLLM in a thread.
+    """
+
+    def __init__(self, settings: config.Settings, env: Mapping[str, str], *, cost_given: bool) -> None:
+        self._settings, self._env = settings, env
+        key = config.api_key(env)
+        self.choice: Choice = choose_models(
+            settings.model and settings.model_id(settings.model),
+            settings.sub_model and settings.model_id(settings.sub_model),
+            env,
+            api_base=settings.api.base or "",
+            api_key=key.value if key else "",
+        )
+        self.pricing: Pricing = _pricing(settings, self.choice, cost_given=cost_given)
+        self.ledger = Ledger(self.pricing.caps, self.pricing.prices)
+        self.built_in = all(needs_nothing(name) for name in (self.choice.root, self.choice.sub, *self.aliases.values()))
+        self._providers = Router(self._provider, _provider_kind)
+
+    @property
+    def pair(self) -> ModelPair:
+        return ModelPair(self.choice.root, self.choice.sub)
+
+    @property
+    def note(self) -> str:
+        """What a person should know about these models before they are asked."""
+        if self.choice.root == "offline":
+            from ..models.offline import OFFLINE_NOTE
+
+            return OFFLINE_NOTE
+        return self.pricing.note
+
+    @property
+    def sub_window(self) -> int | None:
+        """The sub-model's window in tokens."""
+        return facts(self.choice.sub).window
+
+    @property
+    def view(self) -> LedgerView:
+        """The ledger as the engine may see it."""
+        return LedgerView(self.ledger.totals, self.pricing.caps.subcalls, self.pricing.caps.tokens)
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """The user's names that the model's code may use. One whose price is unknown would break the dollar cap."""
+        capped, prices = self.pricing.caps.usd is not None, self.pricing.prices
+        return {name: model for name, model in self._settings.aliases.items() if not capped or model in prices}
+
+    def totals(self) -> Totals:
+        return self.ledger.totals()
+
+    def start_loading(self) -> None:
+        """Import LiteLLM while the sources are read and the container starts."""
+        if not self.built_in:
+            from ..models.provider import warm_up
+
+            threading.Thread(target=warm_up, name="rlm import litellm", daemon=True).start()
+
+    def chain(self, emit: Emit) -> Model:
+        """`Reported(Budgeted(Retrying(Limited(Provider()))))`, for one event loop."""
+        time_s = self._settings.limits.time_s
+        limited = Limited(self._providers, self._settings.limits.concurrency)
+        deadline = None if time_s is None else time.monotonic() + time_s
+        retrying = Retrying(limited, emit, may_retry=self.ledger.extend, deadline=deadline)
+        return Reported(Budgeted(retrying, self.ledger, count=self._tokenizer()), emit, self.ledger)
+
+    def _tokenizer(self) -> Count | None:
+        if self.built_in:
+            return None
+        from ..models.provider import count_request
+
+        return count_request
+
+    async def close(self) -> None:
+        """Release the providers' connections."""
+        await self._providers.close()
+
+    def _provider(self, model: str) -> Model:
+        if model == "offline":
+            from ..models.offline import OfflineModel
+
+            return OfflineModel()
+        if needs_nothing(model):
+            from ..models.scripted import ScriptedModel
+
+            return ScriptedModel.load(Path(model.removeprefix("scripted:")))
+        from ..models.provider import LiteLLMProvider, ProviderOptions
+
+        key = config.api_key(self._env)
+        return LiteLLMProvider(
+            ProviderOptions(
+                api_base=self._settings.api.base or "",
+                api_key=key.value if key else "",
+                options=self._settings.model_options,
+                secrets=secret_values(self._env),
+            )
+        )
+
+
+def _provider_kind(model: str) -> str:
+    return model if needs_nothing(model) else "litellm"
+
+
+def _pricing(settings: config.Settings, choice: Choice, *, cost_given: bool) -> Pricing:
+    limits, given = settings.limits, settings.run.price
+    asked = dict.fromkeys((choice.root, choice.sub))
+    entries = [
+        replace(facts(name), price=_configured(settings, name) or facts(name).price)
+        for name in dict.fromkeys((*asked, *settings.aliases.values()))
+    ]
+    return pricing(
+        [entry for entry in entries if entry.model in asked or entry.price is not None],
+        Caps(limits.cost, limits.tokens, limits.subcalls),
+        usd_is_explicit=cost_given,
+        override=per_million(given.input, given.output) if given else None,
+        allow_unknown=limits.allow_unknown_cost,
+    )
+
+
+def _configured(settings: config.Settings, name: str) -> Price | None:
+    """A price from the user's own `[prices]` table."""
+    price = settings.prices.get(name)
+    if price is None:
+        return None
+    cached = None if price.cached is None else price.cached / 1e6
+    return replace(per_million(price.input, price.output), cached=cached)
+
+
+class Docker:
+    """A Docker Engine that answered and has the image; `sandbox` makes one container on it."""
+
+    def __init__(self, engine: Engine, options: SandboxOptions, folder: Path) -> None:
+        self._engine, self._options, self._folder = engine, options, folder
+
+    @classmethod
+    @contextmanager
+    def ready(cls, settings: config.Settings, folder: Path, ticker: Ticker) -> Iterator[Docker]:
+        """Connect, and get the image if the policy says so, with progress. Raises `SandboxError`."""
+        from ..sandbox.container import Engine
+        from ..sandbox.image import resolve_image
+
+        options = sandbox_options(settings)
+        engine = Engine()
+        try:
+            resolve_image(engine, options, on_progress=lambda progress: _show(ticker, progress))
+            yield cls(engine, options, folder)
+        finally:
+            engine.close()
+
+    def sandbox(self, run_id: str) -> DockerSandbox:
+        """A sandbox for one run; not opened."""
+        from ..sandbox.container import DockerSandbox
+
+        options = replace(self._options, run_id=run_id, pull="never")
+        # A document is held twice while it is decoded, at up to four bytes a character.
+        return DockerSandbox(options, folder=self._folder, engine=self._engine, text_limit=options.memory // 8)
+
+
+def sandbox_options(settings: config.Settings) -> SandboxOptions:
+    box = settings.sandbox
+    return SandboxOptions(image=box.image or "", pull=box.pull, memory=box.memory, cpus=box.cpus)
+
+
+def _show(ticker: Ticker, progress: ImageProgress) -> None:
+    percent = f" {progress.percent:.0f} %" if progress.percent is not None else ""
+    size = f" of {human_bytes(progress.total)}" if progress.total else ""
+    ticker.show(f"{progress.phase} {progress.name}:{percent}{size}")
