@@ -1,0 +1,341 @@
+"""What the container says, as values. Every frame is untrusted: sizes and types are checked, nothing is evaluated.
+
+`parse_worker` reads what the worker (and so a cell) wrote; `parse_facts` what only the supervisor can say. Both raise
+`Violation`. Text that UTF-8 cannot carry is replaced, so that no lone surrogate breaks whoever logs it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, NoReturn, cast
+
+from . import ContextFacts, SubCall
+from .kernel import wire
+from .kernel.wire import Violation
+
+NUMBER_MAX = 2**53
+VARIABLES_MAX = 200
+VARIABLE_CHARS = 300
+ERROR_CHARS = 100_000
+FILES_MAX = 1_000_000
+
+__all__ = [
+    "AnswerPart",
+    "AttachFailed",
+    "Attached",
+    "BootFacts",
+    "BudgetAsked",
+    "CallAsked",
+    "Done",
+    "Exit",
+    "FileProof",
+    "Tails",
+    "Violation",
+    "parse_boot",
+    "parse_done",
+    "parse_exit",
+    "parse_tails",
+    "parse_worker",
+]
+
+
+@dataclass(frozen=True)
+class BootFacts:
+    """What the supervisor read back about its own container, before any model code ran.
+
+    `memory_limit` bytes and `pids_limit` are None where there is none; `root_writable` and `in_writable` say whether
+    the file systems of `/` and of any mount at or below `/in` are mounted read-write; `dumpable` is false when the
+    worker cannot look into the supervisor.
+    """
+
+    version: int
+    uid: int
+    gid: int
+    pid: int
+    cap_eff: int
+    no_new_privs: bool
+    seccomp: int
+    memory_limit: int | None
+    pids_limit: int | None
+    interfaces: tuple[str, ...]
+    root_writable: bool
+    in_writable: bool
+    dumpable: bool
+    python: str
+    machine: str
+
+
+class FileProof(NamedTuple):
+    """A file as the kernel sees it: the index's name for it, bytes, and the digest that `wire.proof` defines."""
+
+    file: str
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Attached:
+    facts: ContextFacts
+    proof: tuple[FileProof, ...]
+
+
+@dataclass(frozen=True)
+class AttachFailed:
+    """`reason`: "too_large", "encoding" or "unreadable"."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class CallAsked:
+    id: int
+    cell: int
+    call: SubCall
+
+
+@dataclass(frozen=True)
+class BudgetAsked:
+    id: int
+
+
+@dataclass(frozen=True)
+class AnswerPart:
+    cell: int
+    kind: Literal["text", "json", "bytes"]
+    part: int
+    last: bool
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Done:
+    cell: int
+    status: Literal["ok", "error", "interrupted"]
+    seconds: float
+    variables: tuple[str, ...]
+    error: str
+
+
+class Tail(NamedTuple):
+    """The end of one stream: bytes in all, bytes that nobody kept, and the last ones."""
+
+    total: int
+    dropped: int
+    tail: bytes
+
+
+class Tails(NamedTuple):
+    stdout: Tail
+    stderr: Tail
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a worker died. `status` below zero is a signal; `violation` is why the supervisor killed it, or ""."""
+
+    status: int
+    oom: bool
+    memory_limit: int
+    violation: str
+
+
+WorkerMessage = Attached | AttachFailed | CallAsked | BudgetAsked | AnswerPart
+
+
+class _Fields:
+    """A JSON object whose values are fetched with their type and range checked."""
+
+    def __init__(self, data: bytes) -> None:
+        if len(data) > wire.HEADER_MAX:
+            raise Violation(f"a header of {len(data)} bytes")
+        try:
+            value = json.loads(data, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, a 5,000-digit number; a thousand brackets
+            raise Violation(f"bad JSON: {type(error).__name__}") from None
+        if not isinstance(value, dict):
+            raise Violation("a header that is not an object")
+        self._values: Mapping[str, Any] = value
+
+    def value(self, name: str, kind: type) -> Any:
+        value = self._values.get(name)
+        if type(value) is not kind:
+            raise Violation(f"field {name!r} is not {kind.__name__}")
+        return value
+
+    def number(self, name: str, *, least: int = 0) -> int:
+        value: int = self.value(name, int)
+        if not least <= value <= NUMBER_MAX:
+            raise Violation(f"field {name!r} is out of range")
+        return value
+
+    def optional(self, name: str) -> int | None:
+        return None if self._values.get(name) is None else self.number(name)
+
+    def flag(self, name: str) -> bool:
+        return bool(self.value(name, bool))
+
+    def text(self, name: str, *, most: int = wire.HEADER_MAX) -> str:
+        return clean(self.value(name, str))[:most]
+
+    def choice(self, name: str, *options: str) -> str:
+        value = self.value(name, str)
+        if value not in options:
+            raise Violation(f"field {name!r} is none of {options}")
+        return str(value)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        values = self.value(name, list)
+        if not all(type(value) is str for value in values):
+            raise Violation(f"field {name!r} holds something that is not text")
+        return tuple(clean(value) for value in values)
+
+    def inner(self, name: str) -> _Fields:
+        fields = object.__new__(_Fields)
+        fields._values = self.value(name, dict)
+        return fields
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def clean(text: str) -> str:
+    """Without lone surrogates, which JSON lets through."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def parse_worker(body: bytes) -> WorkerMessage:
+    """A `w` frame's payload."""
+    header, payload = wire.split(body)
+    fields = _Fields(header)
+    parse = _WORKER.get(fields.text("op"))
+    if parse is None:
+        raise Violation(f"unknown message {fields.text('op', most=40)!r}")
+    return parse(fields, payload)
+
+
+def _attached(fields: _Fields, payload: bytes) -> Attached:
+    facts = ContextFacts(
+        kind=cast(Any, fields.choice("kind", "str", "text", "documents")),
+        documents=fields.number("documents"),
+        bytes=fields.number("bytes"),
+        chars=fields.optional("chars"),
+        lines=fields.number("lines"),
+        lines_exact=fields.flag("lines_exact"),
+        lossy=fields.number("lossy"),
+    )
+    lines = payload.splitlines()
+    if len(lines) > FILES_MAX:
+        raise Violation(f"a proof of {len(lines)} files")
+    return Attached(facts, tuple(map(_file_proof, lines)))
+
+
+def _file_proof(line: bytes) -> FileProof:
+    try:
+        file, size, digest = json.loads(line)
+    except (ValueError, RecursionError, TypeError):
+        raise Violation("a bad line in a proof") from None
+    if type(file) is not str or type(size) is not int or type(digest) is not str:
+        raise Violation("a bad line in a proof")
+    return FileProof(clean(file), size, clean(digest))
+
+
+def _attach_failed(fields: _Fields, payload: bytes) -> AttachFailed:
+    return AttachFailed(fields.text("reason"), payload[:ERROR_CHARS].decode("utf-8", "replace"))
+
+
+def _call(fields: _Fields, payload: bytes) -> CallAsked:
+    texts = wire.unpack_texts(payload, min(fields.number("count", least=1), 1 + len(payload) // 4))
+    if len(texts) != fields.number("count"):
+        raise Violation("more prompts than the payload can hold")
+    kind = cast(Literal["llm", "rlm"], fields.choice("kind", "llm", "rlm"))
+    prompts = tuple(text.decode("utf-8", "replace") for text in texts)
+    return CallAsked(fields.number("id"), fields.number("cell"), SubCall(kind, prompts, fields.text("model", most=200)))
+
+
+def _budget(fields: _Fields, payload: bytes) -> BudgetAsked:  # noqa: ARG001 - one signature for all
+    return BudgetAsked(fields.number("id"))
+
+
+def _answer(fields: _Fields, payload: bytes) -> AnswerPart:
+    if len(payload) > wire.PART_MAX:
+        raise Violation(f"a piece of an answer of {len(payload)} bytes")
+    kind = cast(Literal["text", "json", "bytes"], fields.choice("kind", "text", "json", "bytes"))
+    return AnswerPart(fields.number("cell"), kind, fields.number("part"), fields.flag("last"), payload)
+
+
+_WORKER: Mapping[str, Callable[[_Fields, bytes], WorkerMessage]] = {
+    "attached": _attached,
+    "attach_failed": _attach_failed,
+    "call": _call,
+    "budget": _budget,
+    "answer": _answer,
+}
+
+
+def parse_done(body: bytes) -> Done:
+    """A `d` frame's payload."""
+    header, payload = wire.split(body)
+    fields = _Fields(header)
+    fields.choice("op", "done")
+    seconds = fields._values.get("seconds")
+    if type(seconds) not in (int, float) or not 0 <= cast(float, seconds) < NUMBER_MAX:
+        raise Violation("field 'seconds' is not a duration")
+    return Done(
+        cell=fields.number("cell"),
+        status=cast(Any, fields.choice("status", "ok", "error", "interrupted")),
+        seconds=float(cast(float, seconds)),
+        variables=tuple(line[:VARIABLE_CHARS] for line in fields.texts("variables")[:VARIABLES_MAX]),
+        error=payload.decode("utf-8", "replace")[:ERROR_CHARS],
+    )
+
+
+def parse_boot(payload: bytes) -> BootFacts:
+    """The `b` frame."""
+    fields = _Fields(payload)
+    return BootFacts(
+        version=fields.number("version"),
+        uid=fields.number("uid"),
+        gid=fields.number("gid"),
+        pid=fields.number("pid"),
+        cap_eff=fields.number("cap_eff"),
+        no_new_privs=fields.flag("no_new_privs"),
+        seccomp=fields.number("seccomp"),
+        memory_limit=fields.optional("memory_limit"),
+        pids_limit=fields.optional("pids_limit"),
+        interfaces=fields.texts("interfaces"),
+        root_writable=fields.flag("root_writable"),
+        in_writable=fields.flag("in_writable"),
+        dumpable=fields.flag("dumpable"),
+        python=fields.text("python"),
+        machine=fields.text("machine"),
+    )
+
+
+def parse_tails(payload: bytes) -> Tails:
+    """The `t` frame: header, then both tails."""
+    header, rest = wire.split(payload)
+    fields = _Fields(header)
+    tails = []
+    for name in ("o", "e"):
+        stream = fields.inner(name)
+        size = stream.number("tail")
+        if size > min(len(rest), wire.KEEP):
+            raise Violation(f"a tail of {size} bytes")
+        tails.append(Tail(stream.number("total"), stream.number("dropped"), rest[:size]))
+        rest = rest[size:]
+    return Tails(*tails)
+
+
+def parse_exit(payload: bytes) -> Exit:
+    """The `x` frame."""
+    fields = _Fields(payload)
+    return Exit(
+        fields.number("status", least=-NUMBER_MAX),
+        fields.flag("oom"),
+        fields.number("memory_limit"),
+        fields.text("violation", most=500),
+    )

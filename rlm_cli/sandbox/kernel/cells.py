@@ -1,0 +1,125 @@
+"""Run one cell: compile, execute in `__main__`, echo its last expression, and say how it ended."""
+
+from __future__ import annotations
+
+import ast
+import linecache
+import sys
+from types import ModuleType
+
+from .display import bounded_repr, format_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from types import CodeType
+    from typing import Any
+
+    from .interrupts import Interrupts
+
+_compile = compile
+_eval = eval
+FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+CO_COROUTINE = 0x80  # inspect has it, and takes 10 ms to import
+
+SWALLOWED = "KeyboardInterrupt: the cell was interrupted, and caught it; its results may be incomplete"
+
+
+def new_main() -> ModuleType:
+    """The module that cells run in. It is the real `__main__`, so that pickling what a cell defines works."""
+    main = ModuleType("__main__")
+    import builtins
+
+    main.__dict__["__builtins__"] = builtins
+    sys.modules["__main__"] = main
+    return main
+
+
+def compile_cell(source: str, name: str) -> tuple[CodeType | None, CodeType | None]:
+    """The statements, and the last expression by itself, where there is one. Raises what `compile` raises."""
+    linecache.cache[name] = (len(source), None, [line + "\n" for line in source.split("\n")], name)
+    tree = _compile(source, name, "exec", ast.PyCF_ONLY_AST | FLAGS, True)
+    last = None
+    final = tree.body[-1] if tree.body else None
+    if isinstance(final, ast.Expr):
+        tree.body.pop()
+        last = _compile(ast.Expression(final.value), name, "eval", FLAGS, True)
+    body = _compile(tree, name, "exec", FLAGS, True) if tree.body else None
+    return body, last
+
+
+class Loop:
+    """The event loop of a cell that awaits at its top level, made when it is needed."""
+
+    def __init__(self) -> None:
+        self._loop: AbstractEventLoop | None = None
+
+    def run(self, coroutine: Any) -> Any:
+        if self._loop is None:
+            import asyncio
+
+            self._loop = asyncio.new_event_loop()
+        return self._loop.run_until_complete(coroutine)
+
+    def close(self) -> None:
+        """Cancel what is left, as asyncio.run does."""
+        loop = self._loop
+        if loop is None:
+            return
+        import asyncio
+
+        try:
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
+
+
+class Cells:
+    """Runs cells one after the other in one namespace."""
+
+    def __init__(self, interrupts: Interrupts) -> None:
+        self._interrupts = interrupts
+        self.main = new_main()
+        self.namespace = self.main.__dict__
+
+    def run(self, number: int, source: str) -> tuple[str, str]:
+        """(status, traceback): "ok", "error" or "interrupted". Only KeyboardInterrupt between cells escapes."""
+        sys.modules["__main__"] = self.main
+        try:
+            try:
+                self._interrupts.arm()
+                self._run(f"<cell {number}>", source)
+            finally:
+                self._interrupts.disarm()
+        except SystemExit as error:
+            if error.code not in (None, 0):
+                return self._status("error"), format_error(error)
+            sys.stderr.write("[kernel] the cell ended itself with exit(); the variables live on\n")
+        except BaseException as error:
+            return self._status("error"), format_error(error)
+        return self._status("ok"), SWALLOWED if self._interrupts.count else ""
+
+    def _status(self, status: str) -> str:
+        self._interrupts.disarm()  # once more: a KeyboardInterrupt may have come before the first
+        return "interrupted" if self._interrupts.count else status
+
+    def _run(self, name: str, source: str) -> None:
+        body, last = compile_cell(source, name)
+        loop = Loop()
+        try:
+            if body is not None:
+                self._evaluate(body, loop)
+            value = self._evaluate(last, loop) if last is not None else None
+            if value is not None:
+                sys.stdout.write(bounded_repr(value) + "\n")
+        finally:
+            loop.close()
+
+    def _evaluate(self, code: CodeType, loop: Loop) -> Any:
+        value = _eval(code, self.namespace)
+        return loop.run(value) if code.co_flags & CO_COROUTINE else value

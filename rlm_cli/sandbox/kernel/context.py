@@ -1,0 +1,343 @@
+"""`context`: one document is a `str`, many are `Documents`, a read-only mapping that opens them as they are used."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections import OrderedDict
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from threading import Lock
+
+from . import wire
+from .decoding import decode
+from .search import Hits, grep
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any, NoReturn
+
+ROOT = "/in"
+OPEN_FILES = 32
+CACHE_BYTES = 64 * 1024 * 1024
+"""Memory for decoded documents that are kept: saves the cost of going through a corpus twice."""
+MEASURE_BYTES = 16 * 1024 * 1024
+"""Bytes read to count lines; beyond it the count is extrapolated."""
+
+
+class ContextError(Exception):
+    """`context` cannot be opened. `reason` is "too_large", "encoding" or "unreadable"."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ReadOnly(TypeError):  # noqa: N818
+    """A cell tried to change `context`."""
+
+
+class NoSuchDocument(KeyError):  # noqa: N818
+    """No document has this name; the message suggests some that exist."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def size_words(size: float) -> str:
+    """Bytes for people: "412 MB"."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:,.0f} {unit}" if size >= 10 or unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError
+
+
+class Entry:
+    """One line of the index: where a document's bytes are. `file` is absolute."""
+
+    __slots__ = ("encoding", "file", "name", "offset", "size")
+
+    def __init__(self, name: str, file: str, offset: int, size: int, encoding: str) -> None:
+        self.name = name
+        self.file = file
+        self.offset = offset
+        self.size = size
+        self.encoding = encoding
+
+
+class Index:
+    """The index, compact: a million documents are a list of names and five arrays of numbers."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.files: list[str] = []
+        self._offsets = array("Q")
+        self._sizes = array("Q")
+        self._file_of = array("L")
+        self._encoding_of = array("L")
+        self._encodings: list[str] = []
+        self._file_ids: dict[str, int] = {}
+        self._encoding_ids: dict[str, int] = {}
+
+    def add(self, name: str, file: str, offset: int, size: int, encoding: str) -> None:
+        self.names.append(name)
+        self._offsets.append(offset)
+        self._sizes.append(size)
+        self._file_of.append(_intern(file, self._file_ids, self.files))
+        self._encoding_of.append(_intern(encoding, self._encoding_ids, self._encodings))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, number: int) -> Entry:
+        return Entry(
+            self.names[number],
+            self.path(self._file_of[number]),
+            self._offsets[number],
+            self._sizes[number],
+            self._encodings[self._encoding_of[number]],
+        )
+
+    def path(self, file: int) -> str:
+        return os.path.join(ROOT, self.files[file])
+
+    @property
+    def total(self) -> int:
+        """Bytes of all documents."""
+        return sum(self._sizes)
+
+    def size(self, number: int) -> int:
+        return self._sizes[number]
+
+    def file_of(self, number: int) -> int:
+        """Which of `files` a document is in."""
+        return self._file_of[number]
+
+
+def _intern(value: str, ids: dict[str, int], values: list[str]) -> int:
+    number = ids.setdefault(value, len(values))
+    if number == len(values):
+        values.append(value)
+    return number
+
+
+def parse_index(lines: Iterable[bytes]) -> Index:
+    """JSON lines `[name, file, offset, size, encoding]` -> Index."""
+    index = Index()
+    for line in lines:
+        if line.strip():
+            index.add(*wire.parse_json(line.decode("utf-8", "replace")))
+    return index
+
+
+class Store:
+    """Reads documents' bytes with pread, so that forked children can share it. A few files stay open."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()  # guards the table of open files
+        self._fds: OrderedDict[str, int] = OrderedDict()
+
+    def read(self, entry: Entry, most: int | None = None) -> bytes:
+        """A document's bytes (the first `most`). Raises `OSError`."""
+        size = entry.size if most is None else min(most, entry.size)
+        with self._lock:
+            fd = self._open(entry.file)
+            data = os.pread(fd, size, entry.offset)
+        while len(data) < size:  # pread stops at 2 GB, and at the end of a file that has shrunk
+            with self._lock:
+                more = os.pread(self._open(entry.file), size - len(data), entry.offset + len(data))
+            if not more:
+                raise OSError(f"{entry.name}: the input changed while it was being read")
+            data += more
+        return data
+
+    def _open(self, path: str) -> int:
+        if path in self._fds:
+            self._fds.move_to_end(path)
+            return self._fds[path]
+        while len(self._fds) >= OPEN_FILES:
+            os.close(self._fds.popitem(last=False)[1])
+        fd = self._fds[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return fd
+
+    def proof(self, path: str) -> tuple[int, str]:
+        with self._lock:
+            return wire.proof(self._open(path))
+
+
+class Library:
+    """The attached corpus: the index, its bytes, and how large a document may be to become a `str`."""
+
+    def __init__(self, index: Index, text_limit: int) -> None:
+        self.index = index
+        self.text_limit = text_limit
+        self.store = Store()
+
+    def open_text(self, entry: Entry) -> tuple[str, bool]:
+        """A document as text, and whether it was lossy: the one place that decides what a huge document becomes."""
+        if entry.size > self.text_limit:
+            most = size_words(self.text_limit)
+            raise ContextError("too_large", f"{entry.name} has {size_words(entry.size)}; at most {most} can be opened")
+        return decode(self.store.read(entry), entry.encoding)
+
+
+class Documents(Mapping[str, str]):
+    """Read-only mapping: document name -> text (str), in a stable order. A document is read when it is used.
+
+    `context["name"]`, `"name" in context`, `len(context)`, `for name in context`, `.items()`, `.values()`, `.get()`;
+    `.names("*.log")`: the names that match; `.size("name")`: bytes, without reading; `.grep(pattern, ...)`: lines of
+    all documents, see `grep`.
+    """
+
+    def __init__(self, library: Library, cache_bytes: int = CACHE_BYTES) -> None:
+        self._library = library
+        self._numbers = {name: number for number, name in enumerate(library.index.names)}
+        self._lock = Lock()  # guards the cache and its size
+        self._cache: OrderedDict[int, str] = OrderedDict()
+        self._cached = 0
+        self._most = cache_bytes
+
+    def __getitem__(self, name: str) -> str:
+        number = self._number(name)
+        with self._lock:
+            text = self._cache.get(number)
+            if text is not None:
+                self._cache.move_to_end(number)
+                return text
+        text, _ = self._library.open_text(self._library.index[number])
+        self._keep(number, text)
+        return text
+
+    def _number(self, name: str) -> int:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"context is a mapping from document name (str) to text: it has no {type(name).__name__} index. "
+                "Names: list(context)[:10]; one document: context[name]; all: for name, text in context.items()"
+            )
+        number = self._numbers.get(name)
+        if number is None:
+            raise NoSuchDocument(f"no document is named {name!r}. {self._suggestion(name)}")
+        return number
+
+    def _suggestion(self, name: str) -> str:
+        from difflib import get_close_matches
+
+        names = self._library.index.names
+        base = name.rsplit("/", 1)[-1].lower()
+        near = [other for other in names if base and base in other.lower()][:5]
+        near = near or get_close_matches(name, names[:5000], n=3)
+        if near:
+            return "Near: " + ", ".join(map(repr, near))
+        return "The first names: " + ", ".join(map(repr, names[:3]))
+
+    def _keep(self, number: int, text: str) -> None:
+        size = text.__sizeof__()
+        if size > self._most // 4:
+            return
+        with self._lock:
+            if number not in self._cache:
+                self._cached += size
+            self._cache[number] = text
+            while self._cached > self._most:
+                self._cached -= self._cache.popitem(last=False)[1].__sizeof__()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._library.index.names)
+
+    def __len__(self) -> int:
+        return len(self._library.index)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._numbers
+
+    def __repr__(self) -> str:
+        plural = "" if len(self) == 1 else "s"
+        return f"<Documents: {len(self):,} document{plural}, {size_words(self._library.index.total)}; keys() are names>"
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """The names that match a glob; `*` matches `/` too."""
+        return [name for name in self if fnmatchcase(name, pattern)]
+
+    def size(self, name: str) -> int:
+        """A document's bytes, without reading it."""
+        return self._library.index.size(self._number(name))
+
+    def grep(self, pattern: Any, **options: Any) -> Hits:
+        """`grep(pattern, context, **options)`: matching lines of all documents."""
+        return grep(pattern, self, **options)
+
+    def __setitem__(self, name: object, value: object) -> NoReturn:
+        raise ReadOnly("context is read-only; keep results in variables of your own")
+
+    def __delitem__(self, name: object) -> NoReturn:
+        raise ReadOnly("context is read-only; select with a dict of your own")
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("context cannot be pickled; a forked process already has it, so pass names and not documents")
+
+
+# -- attaching
+
+
+def attach(index: Index, text_limit: int, cache_bytes: int = CACHE_BYTES) -> tuple[str | Documents, dict[str, Any]]:
+    """Open the corpus: `context`, and the fields of the `attached` frame. Raises `ContextError`."""
+    library = Library(index, text_limit)
+    try:
+        proofs = [(file, *library.store.proof(index.path(number))) for number, file in enumerate(index.files)]
+        sizes = {file: size for file, size, _ in proofs}
+        check_ranges(index, sizes)
+        if len(index) == 1:
+            text, facts = attach_one(library)
+            return text, {"documents": 1, "bytes": index.total, "proof": proofs, **facts}
+        facts = {"documents": len(index), "bytes": index.total, "proof": proofs, **measure(library)}
+        return Documents(library, cache_bytes), facts
+    except LookupError as error:
+        raise ContextError("encoding", str(error)) from error
+    except OSError as error:
+        raise ContextError("unreadable", f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")) from error
+
+
+def check_ranges(index: Index, sizes: dict[str, int]) -> None:
+    """Every document lies within its file: a shorter file than the host saw is not the host's file."""
+    for number in range(len(index)):
+        entry = index[number]
+        have = sizes[index.files[index.file_of(number)]]
+        if entry.offset + entry.size > have:
+            raise ContextError("unreadable", f"{entry.name}: expected {entry.size} bytes, the file has only {have}")
+
+
+def attach_one(library: Library) -> tuple[str, dict[str, Any]]:
+    text, lossy = library.open_text(library.index[0])
+    facts = {"kind": "str", "chars": len(text), "lines": count_lines(text), "lines_exact": True, "lossy": int(lossy)}
+    return text, facts
+
+
+def count_lines(text: str) -> int:
+    """Lines as an editor counts them: the last one needs no newline."""
+    return text.count("\n") + bool(text and not text.endswith("\n"))
+
+
+def measure(library: Library) -> dict[str, Any]:
+    """Lines, characters and lossy documents: exact for a small corpus, else from documents spread over all of it."""
+    index = library.index
+    total = index.total
+    exact = total <= MEASURE_BYTES
+    step = 1 if exact else max(1, len(index) // 64)
+    seen = chars = lines = lossy = 0
+    for number in range(0, len(index), step):
+        entry = index[number]
+        most = None if exact else MEASURE_BYTES // 64
+        text, bad = decode(library.store.read(entry, most), entry.encoding) if entry.size else ("", False)
+        seen += entry.size if most is None else min(entry.size, most)
+        chars += len(text)
+        lines += count_lines(text)
+        lossy += bad and (most is None or entry.size <= most)
+    return {
+        "kind": "documents",
+        "chars": chars if exact else None,
+        "lines": lines if exact else round(lines * total / max(seen, 1)),
+        "lines_exact": exact,
+        "lossy": lossy,
+    }

@@ -1,0 +1,140 @@
+"""Frames (docs/PROTOCOL.md): the codec that both halves of the wire use. It checks sizes and never evaluates."""
+
+from __future__ import annotations
+
+import json
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import Any
+
+VERSION = 1
+PAYLOAD_MAX = 64 * 1024 * 1024
+HEADER_MAX = 64 * 1024
+PROMPTS_MAX = 16 * 1024 * 1024
+"""Bytes of prompts in one `call` frame."""
+PROMPTS_COUNT_MAX = 10_000
+CALLS_MAX = 16
+"""`call` frames in flight from one worker."""
+PART_MAX = 1024 * 1024
+"""Bytes of one piece of an answer."""
+KEEP = 64 * 1024
+"""Bytes kept of each end of a cell's stdout and stderr."""
+SAMPLE = 64 * 1024
+"""Bytes of each end of a file that its proof covers."""
+
+FROM_HOST = b"WCIKPQD"
+FROM_SUPERVISOR = b"boetlwdxsp"
+FROM_WORKER = b"wd"
+
+HEAD = 5  # type and length
+
+# Bound now: a cell may rebind os.pread or json.dumps, and shares the worker's process.
+_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+_decode = json.JSONDecoder().decode
+_pread = os.pread
+_fstat = os.fstat
+
+
+class Violation(Exception):  # noqa: N818 - it says what the other side did
+    """The other side broke the protocol; nothing after it on the same stream can be trusted."""
+
+
+def head(kind: bytes, length: int) -> bytes:
+    """The five bytes before a payload."""
+    return kind + length.to_bytes(4, "big")
+
+
+def frame(kind: bytes, payload: bytes = b"") -> bytes:
+    """One outer frame."""
+    return head(kind, len(payload)) + payload
+
+
+def header(fields: dict[str, Any]) -> bytes:
+    """The start of a worker frame; the raw payload follows."""
+    body = _encode(fields).encode("ascii")
+    return len(body).to_bytes(4, "big") + body
+
+
+def message(fields: dict[str, Any], payload: bytes = b"") -> bytes:
+    """A whole worker frame: what a `W`, `C`, `w` or `d` frame carries."""
+    return header(fields) + payload
+
+
+def parse_json(text: str) -> Any:
+    """JSON from the other half, trusted (the host checks what it reads in frames.py)."""
+    return _decode(text)
+
+
+def split(body: bytes) -> tuple[bytes, bytes]:
+    """A worker frame's JSON header, unparsed, and its raw payload. Raises `Violation`."""
+    length = int.from_bytes(body[:4], "big")
+    if len(body) < 4 or length > HEADER_MAX or len(body) < 4 + length:
+        raise Violation(f"bad header length {length} in a message of {len(body)} bytes")
+    return body[4 : 4 + length], body[4 + length :]
+
+
+class Splitter:
+    """Bytes as they come -> whole frames. `kinds` are the types this stream may carry, one byte each."""
+
+    def __init__(self, kinds: bytes, *, limit: int = PAYLOAD_MAX) -> None:
+        self._kinds = kinds
+        self._limit = limit
+        self._buffer = bytearray()
+
+    @property
+    def buffered(self) -> int:
+        """Bytes of the frame that is not whole yet."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes | memoryview) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (type, payload) of every frame that `data` completes; raise `Violation` at the first bad one."""
+        buffer = self._buffer
+        buffer += data
+        while len(buffer) >= HEAD:
+            length = int.from_bytes(buffer[1:HEAD], "big")
+            if buffer[0] not in self._kinds or length > self._limit:
+                raise Violation(f"bad frame: type {bytes(buffer[:1])!r}, length {length}")
+            if len(buffer) < HEAD + length:
+                return
+            kind, payload = bytes(buffer[:1]), bytes(memoryview(buffer)[HEAD : HEAD + length])
+            del buffer[: HEAD + length]
+            yield kind, payload
+
+
+def pack_texts(texts: Iterable[bytes]) -> bytes:
+    """Length-prefixed strings, one after the other."""
+    return b"".join(part for text in texts for part in (len(text).to_bytes(4, "big"), text))
+
+
+def unpack_texts(payload: bytes, count: int) -> Sequence[bytes]:
+    """The inverse of `pack_texts`. Raises `Violation` when `payload` is not exactly `count` strings."""
+    texts = []
+    at = 0
+    for _ in range(count):
+        size = int.from_bytes(payload[at : at + 4], "big")
+        at += 4 + size
+        if at > len(payload):
+            raise Violation(f"{count} texts do not fit in {len(payload)} bytes")
+        texts.append(payload[at - size : at])
+    if at != len(payload):
+        raise Violation(f"{len(payload) - at} bytes follow the last of {count} texts")
+    return texts
+
+
+def proof_lines(proofs: Iterable[tuple[str, int, str]]) -> bytes:
+    """(file, size, digest) of every file, one JSON list a line."""
+    return b"".join(_encode(entry).encode("ascii") + b"\n" for entry in proofs)
+
+
+def proof(fd: int) -> tuple[int, str]:
+    """What both sides compare to know that they see the same file: its size, and blake2b-128 (hex) of its first and
+    last 64 KiB (the whole file twice, when it is smaller)."""
+    from hashlib import blake2b  # 3 ms that the boot frame need not wait for
+
+    size = _fstat(fd).st_size
+    digest = blake2b(_pread(fd, SAMPLE, 0), digest_size=16)
+    digest.update(_pread(fd, SAMPLE, max(0, size - SAMPLE)))
+    return size, digest.hexdigest()

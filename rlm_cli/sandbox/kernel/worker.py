@@ -1,0 +1,159 @@
+"""The forked process that runs the model's code: one thread reads commands, the main thread runs cells."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from queue import SimpleQueue
+from threading import Thread
+from time import perf_counter
+
+from . import context as corpus
+from . import wire
+from .answers import Answers
+from .calls import Calls
+from .cells import Cells
+from .display import format_error
+from .facts import memory_limit
+from .helpers import Helpers
+from .interrupts import Interrupts
+from .link import Link
+from .streams import Streams
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+_exit = os._exit
+_clock = perf_counter
+
+BROKEN = 97
+"""Exit status of a worker whose own loop failed: a cell broke something it needs."""
+
+
+def confine() -> None:
+    """Give up what a cell must not have; called once, before any command is read.
+
+    Of two processes the system should kill the worker, not the supervisor. System call and file system filters
+    belong here too.
+    """
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("1000")
+    except OSError:
+        pass  # not Linux, or already confined
+
+
+def c_flush() -> Any:
+    """C's fflush, for output of C code that its library still holds."""
+    try:
+        import ctypes
+
+        return ctypes.CDLL(None).fflush
+    except Exception:  # no ctypes here: nothing a cell could call printf with either
+        return lambda _: 0
+
+
+class Worker:
+    """The worker's state, and its loop."""
+
+    def __init__(self, commands: int, frames: int) -> None:
+        self.interrupts = Interrupts()
+        self.interrupts.install()
+        self.link = Link(commands, frames, self.interrupts)
+        self.calls = Calls(self.link, self.interrupts)
+        self.answers = Answers(self.link)
+        self.streams = Streams()
+        self.cells = Cells(self.interrupts)
+        self.helpers = Helpers(self.calls, self.answers, self.cells.namespace)
+        self.inbox: SimpleQueue[tuple[dict[str, Any], bytes]] = SimpleQueue()
+        self.fflush = c_flush()
+        self.attached = False
+
+    def read(self) -> NoReturn:
+        """The reader thread: replies go where they are awaited, everything else to the main thread."""
+        for fields, payload in self.link.received():
+            if fields["op"] == "reply":
+                self.calls.on_reply(fields, payload)
+            elif fields["op"] == "budget":
+                self.calls.on_budget(fields, payload)
+            else:
+                self.inbox.put((fields, payload))
+        raise AssertionError("the pipe ends the process, not the loop")
+
+    def run(self) -> NoReturn:
+        self.streams.restore()
+        Thread(target=self.read, name="kernel-reader", daemon=True).start()
+        while True:
+            fields, payload = self.inbox.get()
+            if fields["op"] == "attach":
+                self.attach(fields, payload)
+            elif self.attached:  # a cell that overtook its attach was meant for a worker that is dead
+                self.run_cell(fields["cell"], payload.decode("utf-8", "replace"))
+
+    def attach(self, fields: dict[str, Any], payload: bytes) -> None:
+        try:
+            if fields["index"] is None:
+                index = corpus.parse_index(payload.splitlines())
+            else:
+                with open(fields["index"], "rb") as lines:
+                    index = corpus.parse_index(lines)
+            cache = min(corpus.CACHE_BYTES, (memory_limit() or 1 << 60) // 16)
+            context, facts = corpus.attach(index, fields["text_limit"], cache)
+        except Exception as error:  # whatever is wrong with the input, the host must be told
+            reason = getattr(error, "reason", "unreadable")
+            message = str(error) or type(error).__name__
+            self.link.send({"op": "attach_failed", "reason": reason}, message.encode("utf-8", "replace"))
+            return
+        self.helpers.install(context)
+        self.attached = True
+        proof = wire.proof_lines(facts.pop("proof"))
+        gc.freeze()
+        self.link.send({"op": "attached", **facts}, proof)
+
+    def run_cell(self, number: int, source: str) -> None:
+        self.streams.restore()
+        self.interrupts.install()
+        self.calls.cell = self.answers.cell = number
+        started = _clock()
+        status, error = self.cells.run(number, source)
+        if not self.link.is_ours():
+            self.leave_fork(error)
+        self.streams.flush()
+        self.fflush(None)
+        if status == "ok":
+            try:
+                self.helpers.submit_plain_answer()
+            except Exception as failure:  # its value's own __str__
+                status, error = "error", format_error(failure)
+        fields = {
+            "op": "done",
+            "cell": number,
+            "status": status,
+            "seconds": round(_clock() - started, 6),
+            "variables": self.helpers.variables(),
+        }
+        self.link.send(fields, error.encode("utf-8", "replace"), kind=b"d")
+
+    def leave_fork(self, error: str) -> NoReturn:
+        """A process that the cell forked came back from it: it must not answer in the worker's name."""
+        try:
+            self.streams.flush()
+            self.fflush(None)
+            if error:
+                sys.stderr.write(error + "\n")
+        finally:
+            _exit(1 if error else 0)
+
+
+def main(commands: int, frames: int) -> NoReturn:
+    """Run as the worker. The process ends with its pipes."""
+    confine()
+    try:
+        Worker(commands, frames).run()
+    except BaseException:
+        import traceback
+
+        os.write(2, traceback.format_exc().encode("utf-8", "replace"))
+        _exit(BROKEN)
