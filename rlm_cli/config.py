@@ -141,6 +141,18 @@ def _choice(*names: str) -> Kind[Any]:
     return Kind(parse, {"enum": list(names)})
 
 
+def _runtime(value: object) -> Any:
+    """Refuse by name what is planned and not there, rather than run something else."""
+    text = _text(value).lower()
+    if text in ("auto", "docker"):
+        return text
+    if text == "podman":
+        raise ValueError("podman is reached as an engine of Docker's kind: set DOCKER_HOST to its socket")
+    if text == "local":
+        raise ValueError("model code only ever runs in a container")
+    raise ValueError(f"{value!r} is not one of auto, docker")
+
+
 def _or_none(kind: Kind[T]) -> Kind[T | None]:
     """A cap that the word `none` lifts."""
 
@@ -389,10 +401,10 @@ class Output:
 class Sandbox:
     """The container that runs the model's code."""
 
-    runtime: Literal["auto", "docker", "podman", "local"] = _key(
-        _choice("auto", "docker", "podman", "local"),
+    runtime: Literal["auto", "docker"] = _key(
+        Kind(_runtime, {"enum": ["auto", "docker"]}),
         "auto",
-        "container runtime (auto is never local)",
+        "container runtime",
         env="RLM_SANDBOX",
         flag="--sandbox",
     )

@@ -1,4 +1,4 @@
-"""`rlm help [TOPIC]`: variables and keys come from the config table, exit codes from the errors, the rest from texts."""
+"""`rlm help [TOPIC]`: variables and keys come from the config table, exit codes from the errors, the rest is text."""
 
 from __future__ import annotations
 
@@ -94,5 +94,5 @@ def help_(topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="o
         typer.echo(f"Topics:\n\n{rows}\n\nrlm --help lists the commands, rlm COMMAND --help explains one.")
         return
     if topic not in TOPICS:
-        raise UsageError(f"no help topic {topic!r}: there are {', '.join(TOPICS)}", hint=f"rlm {topic} --help")
+        raise UsageError(f"no help topic {topic!r}: there are {', '.join(TOPICS)}", hint="rlm help")
     typer.echo(TOPICS[topic][1]().rstrip("\n"))

@@ -81,7 +81,7 @@ KEY_OPTIONS: Sequence[KeyOption] = (
     KeyOption("Output", "output.format", ("--json",), value="json", help="one JSON object; same as -f json"),
     KeyOption("Output", "output.format", ("--events",), value="events", help="JSON lines as it runs; -f events"),
     KeyOption("Run", "logs.enabled", ("--no-log",), value=False, help="keep no record of this run [RLM_NO_LOG]"),
-    KeyOption("Sandbox", "sandbox.runtime", ("--sandbox",), "auto|docker|podman|local"),
+    KeyOption("Sandbox", "sandbox.runtime", ("--sandbox",), "auto|docker"),
     KeyOption("Sandbox", "sandbox.image", ("--image",), "REF"),
     KeyOption("Sandbox", "sandbox.pull", ("--pull",), "missing|always|never"),
     KeyOption("Sandbox", "sandbox.memory", ("--memory",), "SIZE"),

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
+import shlex
+import shutil
+import subprocess
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
 from .. import config
 
 if TYPE_CHECKING:
+    from ..render.look import Look
     from ..render.tables import Column
 
 
@@ -40,3 +46,23 @@ def warnings(settings: config.Settings) -> None:
     """What was ignored in the configuration."""
     for warning in settings.warnings:
         note(settings, f"rlm: warning: {warning}")
+
+
+def paged(settings: config.Settings, draw: Callable[[TextIO, Look], None]) -> None:
+    """What `draw` writes, on stdout; through the pager when a person is there and it is taller than the window."""
+    from ..render.look import look_for, width_of
+
+    env = config.environment()
+    look = look_for(sys.stdout, color=settings.output.color, env=env)
+    if not look.tty or settings.run.no_input:
+        draw(sys.stdout, look)
+        return
+    text = io.StringIO()
+    draw(text, dataclasses.replace(look, width=width_of(sys.stdout, look)))
+    pager = shlex.split(env.get("PAGER", "less"))
+    tall = text.getvalue().count("\n") >= shutil.get_terminal_size().lines
+    if not tall or not pager or not shutil.which(pager[0]):
+        draw(sys.stdout, look)
+        return
+    # -R: colours; -F -X: leave the text on the screen.
+    subprocess.run(pager, input=text.getvalue().encode(), env={"LESS": "-FRX", **env}, check=False)  # noqa: S603

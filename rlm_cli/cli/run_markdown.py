@@ -1,0 +1,54 @@
+"""A recorded run as a Markdown report: a fold of its records."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from .. import units
+from ..events import CodeWritten, Output, Record, Result, RunFinished, RunStarted, StepStarted
+
+
+def as_markdown(records: Iterable[Record]) -> str:
+    """The report of the root run; children are only in its totals."""
+    parts: list[str] = []
+    for record in records:
+        if not record.span.depth:
+            parts += _part(record)
+    return "\n\n".join(parts) + "\n"
+
+
+def _part(record: Record) -> list[str]:
+    match record.event:
+        case RunStarted() as event:
+            models = event.models.root + (f", sub-calls {event.models.sub}" if event.models.sub else "")
+            read = f"{event.sources.files} files, {units.human_bytes(event.sources.bytes)}"
+            return [f"# Run {event.run_id}", _quoted(event.question), f"Models: {models}. Sources: {read}."]
+        case StepStarted(step=step):
+            return [f"## Step {step}"]
+        case CodeWritten(reply=reply, code=code):
+            # A reply without code is all there is to show; with it, the code says it better than its fences.
+            return [fenced(code, "python")] if code else [_quoted(reply)]
+        case Output(text=text, stream=stream):
+            return [f"{stream}:", fenced(text, "")]
+        case RunFinished(result=result):
+            return ["## Answer", *_ending(result)]
+    return []
+
+
+def _ending(result: Result) -> list[str]:
+    cost = units.money(result.cost.usd) if result.cost.known else "unknown cost"
+    facts = f"{result.status}, {result.calls.total} calls, {cost}, {units.human_seconds(result.timing.total_s)}"
+    error = [f"{result.error.code}: {result.error.message}"] if result.error else []
+    return [*([result.answer] if result.answer else []), *error, f"({facts})"]
+
+
+def fenced(text: str, language: str) -> str:
+    """A code block whose fence is longer than any in it."""
+    longest = max((len(run) for run in re.findall(r"`{3,}", text)), default=2)
+    fence = "`" * (longest + 1)
+    return f"{fence}{language}\n{text.removesuffix(chr(10))}\n{fence}"
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"> {line}".rstrip() for line in text.split("\n"))

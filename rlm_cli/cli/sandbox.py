@@ -1,0 +1,145 @@
+"""`rlm sandbox`: the container engine, the image, and what was left over."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .. import config, units
+from ..events import to_json
+from . import options, show
+from .wiring import sandbox_options
+
+if TYPE_CHECKING:
+    from ..sandbox.container import ContainerFacts, Engine
+    from ..sandbox.image import OnImageProgress
+
+app = options.command_group(
+    """Status, image and leftovers of the sandbox.
+
+    \b
+      rlm sandbox status    engine, image, containers
+      rlm sandbox pull      get the image now, with progress
+      rlm sandbox build     make an equivalent where no registry can be reached
+    """
+)
+
+ImageName = Annotated[str, typer.Option("--image", metavar="REF", help="instead of the configured or pinned one")]
+
+
+@app.command(cls=options.Command)
+def status(ctx: typer.Context, json: options.Json = False) -> None:
+    """Say what engine runs, which image is there, and which containers are left. Exit 5 when nothing can run."""
+    from ..sandbox import image as images
+
+    settings = options.settings(ctx)
+    with engine() as connected:
+        facts = connected.probe()
+        found = images.status(connected, sandbox_options(settings))
+        containers = connected.containers()
+    if json:
+        show.as_json(
+            {
+                "schema_version": 1,
+                "engine": to_json(facts),
+                "image": to_json(found.found),
+                "candidates": list(found.candidates),
+                "containers": [to_json(container) for container in containers],
+            }
+        )
+    else:
+        print(f"engine      Docker {facts.version} at {facts.host}, {facts.os}")
+        memory = units.human_bytes(facts.memory)
+        print(f"            {facts.cpus} processors, {memory} of memory, cgroup v{facts.cgroup}")
+        named = f"{found.found.name}, {units.human_bytes(found.found.size)}" if found.found else "none"
+        print(f"image       {named}")
+        print(f"containers  {_containers(containers)}")
+    if found.found is None:
+        raise images.missing(sandbox_options(settings), "the engine does not have it")
+
+
+def _containers(containers: list[ContainerFacts]) -> str:
+    orphans = sum(container.orphan for container in containers)
+    if not containers:
+        return "none"
+    return f"{len(containers)}" + (f", {orphans} left over: rlm sandbox prune" if orphans else ", all in use")
+
+
+@app.command(cls=options.Command)
+def pull(ctx: typer.Context, image: ImageName = "") -> None:
+    """Get the image, so that the first run need not."""
+    from ..sandbox import image as images
+
+    settings = options.settings(ctx)
+    wanted = image or sandbox_options(settings).image
+    with engine() as connected, _progress(settings) as on_progress:
+        got = images.pull(connected, wanted, on_progress=on_progress)
+    print(f"{got.name}  {units.human_bytes(got.size)}")
+
+
+@app.command(cls=options.Command)
+def build(
+    ctx: typer.Context,
+    mirror: Annotated[str, typer.Option("--mirror", metavar="URL", help="Debian mirror to use")] = "",
+) -> None:
+    """Make an image like the default one from Debian packages: Python, its library and nothing else."""
+    from ..sandbox import image as images
+
+    settings = options.settings(ctx)
+    with engine() as connected, _progress(settings) as on_progress:
+        made = images.build(connected, mirror=mirror, on_progress=on_progress)
+    print(f"{made.name}  {units.human_bytes(made.size)}")
+
+
+@app.command(cls=options.Command)
+def prune(
+    ctx: typer.Context,
+    dry_run: Annotated[bool, typer.Option("-n", "--dry-run", help="only say what would go")] = False,
+) -> None:
+    """Remove containers of runs that were killed. Those of running ones, and of other machines, stay."""
+    settings = options.settings(ctx)
+    with engine() as connected:
+        gone = connected.prune(dry_run=dry_run)
+    for container in gone:
+        print(container.name)
+    verb = "would remove" if dry_run else "removed"
+    show.note(settings, f"{verb} {len(gone)} container{'' if len(gone) == 1 else 's'}")
+
+
+@contextlib.contextmanager
+def engine() -> Iterator[Engine]:
+    """The container engine; the docker package is imported here and not before."""
+    from ..sandbox.container import Engine
+
+    connected = Engine()
+    try:
+        yield connected
+    finally:
+        connected.close()
+
+
+@contextlib.contextmanager
+def _progress(settings: config.Settings) -> Iterator[OnImageProgress]:
+    """Each phase as a line on stderr, and how far it is on a terminal."""
+    from ..render.look import look_for
+    from ..render.ticker import Ticker
+
+    ticker = Ticker(sys.stderr, look_for(sys.stderr, color=settings.output.color, env=config.environment()))
+    said: set[str] = set()
+
+    def tell(progress: Any) -> None:
+        size = f" ({units.human_bytes(progress.total)})" if progress.total else ""
+        if progress.phase not in said:
+            said.add(progress.phase)
+            ticker.say(f"{progress.phase} {progress.name}{size}")
+        elif progress.percent is not None:
+            ticker.show(f"{progress.phase} {progress.percent:.0f} %{size}")
+
+    try:
+        yield (lambda _progress: None) if settings.run.quiet else tell
+    finally:
+        ticker.close()
