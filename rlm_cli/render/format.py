@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -29,7 +30,7 @@ from .sanitize import clean, clean_line
 DOT = " · "
 FOLD_HEAD, FOLD_TAIL = 8, 4
 CODE_HEAD, CODE_TAIL = 60, 20
-_LINE_CHARS = 500
+_LINE_CHARS = 240
 _LINE_CHARS_VERBOSE = 10_000
 _PROSE_WIDTH = 100
 _BAR = 20
@@ -158,17 +159,25 @@ def burst_text(burst: Burst) -> str:
         f"{human_count(burst.ok)} ok" if burst.failed else "",
         f"{human_count(burst.failed)} failed" if burst.failed else "",
         f"{human_count(burst.cached)} cached" if burst.cached else "",
-        f"{counted(burst.retries, 'retry').replace('retrys', 'retries')}" if burst.retries else "",
+        retries_text(burst.retries) if burst.retries else "",
         f"{compact_count(burst.tokens)} tokens",
         cost,
         human_seconds(max(burst.ended - burst.began, 0.0)),
     )
 
 
+def retries_text(number: int) -> str:
+    return "1 retry" if number == 1 else f"{human_count(number)} retries"
+
+
 def retry_text(event: CallRetried) -> str:
     """`rate limited, retrying in 8 s (2/5)`."""
     reason = clean_line(event.reason, _PROSE_WIDTH) or "failed"
-    return f"{reason}, retrying in {human_seconds(event.wait_s)} ({event.attempt}/{event.attempts})"
+    return f"{reason}, retrying in {_wait(event.wait_s)} ({event.attempt}/{event.attempts})"
+
+
+def _wait(seconds: float) -> str:
+    return f"{math.ceil(seconds)} s" if 1 <= seconds < 60 else human_seconds(seconds)
 
 
 def notice_text(event: Warned | LimitReached | KernelRestarted) -> str:
@@ -254,6 +263,11 @@ def _rows(line: Text, console: object, room: int) -> list[Text]:
     return list(rows) or [Text()]
 
 
+def fitted(lines: Sequence[Text], width: int) -> list[Text]:
+    """`lines`, those that are too wide wrapped."""
+    return [row for line in lines for row in ([line] if line.cell_len <= width else wrapped(line, width))]
+
+
 def prose_block(text: str, width: int) -> list[Text]:
     """The model's words."""
     return wrapped(Text(clean(text)), min(width, _PROSE_WIDTH)) if text else []
@@ -295,44 +309,57 @@ def output_block(text: str, total: int, width: int, *, error: bool = False, verb
 
 
 def tail_lines(text: str, width: int, count: int) -> list[Text]:
-    """The last `count` rows of what is being written."""
-    recent = clean(text[-count * width * 2 :]).strip().split("\n")[-count:]
-    rows = wrapped(Text("\n".join(recent), "dim"), min(width, _PROSE_WIDTH), first=Text("  "))
+    """The last `count` rows of what is being written, empty ones left out."""
+    lines = [line for line in clean(text[-count * width * 2 :]).split("\n") if line.strip()]
+    rows = wrapped(Text("\n".join(lines[-count:]), "dim"), min(width, _PROSE_WIDTH), first=Text("  "))
     return rows[-count:]
 
 
-def bar_line(burst: Burst) -> Text:
+def bar_line(burst: Burst, width: int) -> Text:
     """`sub-calls ███████░░░ 12/40 · 1 failed · 8 in flight`."""
-    full = _BAR * burst.done // max(burst.started, 1)
+    size = _BAR if width >= 72 else _BAR // 2
+    full = size * burst.done // max(burst.started, 1)
     line = Text("  sub-calls ")
-    line.append("█" * full, "green").append("░" * (_BAR - full), "dim")
+    line.append("█" * full, "green").append("░" * (size - full), "dim")
     line.append(f" {human_count(burst.done)}/{human_count(burst.started)}")
     if burst.failed:
         line.append(DOT, "dim").append(f"{human_count(burst.failed)} failed", "red")
     line.append(f"{DOT}{human_count(burst.in_flight)} in flight", "dim")
+    if burst.retries:
+        line.append(f"{DOT}{retries_text(burst.retries)}", "dim")
     return line
 
 
-def status_line(progress: Progress, elapsed: float, spinner: str) -> Text:
-    """`⠹ step 2 · running code · 31 k tokens · $0.0213 / $1.00 · 0:42`."""
-    doing = {
+def status_line(progress: Progress, now: float, width: int, spinner: str) -> Text:
+    """`⠹ step 2 · running code · 31 k tokens · $0.0213 / $1.00 · 0:42`, with less of it in a narrow window.
+
+    `now` is in Unix seconds.
+    """
+    step = f"step {progress.step}" if progress.step else ""
+    tokens = f"{compact_count(progress.totals.usage.total.total)} tokens"
+    spent = spent_text(progress.totals)
+    clock = clock_text(now - progress.began if progress.began else 0.0)
+    full = (dotted(step, _doing(progress, now)), dotted(tokens, spent, clock))
+    for left, right in (full, (step, dotted(tokens, spent, clock)), (step, dotted(spent, clock))):
+        line = Text(spinner, "cyan").append(f" {left}" if left else "", "default")
+        line.append(DOT if left else " ", "dim").append(right, "dim")
+        if line.cell_len < width:
+            break
+    return line
+
+
+def _doing(progress: Progress, now: float) -> str:
+    if progress.burst.in_flight:
+        return "waiting for sub-calls"
+    if progress.wait and now < progress.wait_until:
+        return f"retrying in {_wait(progress.wait_until - now)}"
+    return {
         "starting": "starting the sandbox",
         "asking": "the model is writing",
         "running": "running code",
         "ending": "asking for an answer with what there is",
         "over": "done",
     }[progress.phase]
-    if progress.phase == "running" and progress.burst.in_flight:
-        doing = "waiting for sub-calls"
-    line = Text(spinner, "cyan")
-    line.append(" " + dotted(f"step {progress.step}" if progress.step else "", doing))
-    rest = (
-        f"{compact_count(progress.totals.usage.total.total)} tokens",
-        spent_text(progress.totals),
-        clock_text(elapsed),
-    )
-    line.append(DOT + dotted(*rest), "dim")
-    return line
 
 
 def clock_text(seconds: float) -> str:

@@ -6,9 +6,11 @@ all of it is ordinary text above the cursor, so a killed run leaves a usable ter
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TextIO
 
 from rich.text import Text
@@ -32,7 +34,7 @@ from ..events import (
 )
 from ..units import human_seconds
 from . import format as fmt
-from .look import Look, console_for, width_of, writable
+from .look import Look, console_for, height_of, width_of, writable
 from .progress import Progress
 from .sanitize import clean_line
 
@@ -53,7 +55,8 @@ class Region:
         self._stream = stream
         self._look = look
         self._out = writable(stream, look)
-        self._console = console_for(stream, look)
+        self._ink = io.StringIO()
+        self._console = console_for(self._ink, replace(look, unicode=True))
         self._cells: list[int] = []
 
     @property
@@ -63,7 +66,7 @@ class Region:
     def draw(self, above: Sequence[Text], frame: Sequence[Text]) -> None:
         """Print `above` for good and `frame` below it, replacing the last frame, in one write."""
         width = self.width
-        rows = list(frame)
+        rows = list(frame)[-max(height_of(self._stream) - 1, 1) :]
         for row in rows:
             row.truncate(width - 1, overflow="ellipsis")
         text = self._erasure(width) + "".join(self._ansi(line) + "\n" for line in above)
@@ -78,9 +81,11 @@ class Region:
         return "\r" + (f"\x1b[{up}A" if up else "") + "\x1b[J"
 
     def _ansi(self, line: Text) -> str:
-        with self._console.capture() as capture:
-            self._console.print(line, end="", soft_wrap=True)
-        return capture.get()
+        self._console.print(line, end="", soft_wrap=True)
+        text = self._ink.getvalue()
+        self._ink.seek(0)
+        self._ink.truncate()
+        return text
 
 
 class LiveView:
@@ -114,7 +119,7 @@ class LiveView:
                 return
             self._progress = self._progress.after(record)
             self._remember(record)
-            above = self._lines(record)
+            above = fmt.fitted(self._lines(record), self._region.width)
             over = isinstance(record.event, RunFinished) and not record.span.depth
             if above:
                 self._region.draw(above, [] if over else self._frame())
@@ -167,26 +172,22 @@ class LiveView:
         now = self._clock() if self._clock else progress.now
         rows = fmt.tail_lines(self._tail, width, _TAIL_ROWS) if self._tail.strip() else []
         if progress.burst.in_flight:
-            rows.append(fmt.bar_line(progress.burst))
-        if progress.wait and now < progress.wait_until:
-            rows.append(Text(f"  {fmt.retry_text(progress.wait)}", "yellow"))
+            rows.append(fmt.bar_line(progress.burst, width))
         spinner = _SPINNER if self._look.unicode else _ASCII_SPINNER
-        elapsed = now - progress.began if progress.began else 0.0
-        return [*rows, fmt.status_line(progress, elapsed, spinner[self._frames % len(spinner)])]
+        return [*rows, fmt.status_line(progress, now, width, spinner[self._frames % len(spinner)])]
 
     def _lines(self, record: Record) -> list[Text]:
         """What `record` prints for good."""
         event, width, verbose = record.event, self._region.width, self._look.verbosity
         if isinstance(event, Warned | LimitReached | KernelRestarted):
-            return fmt.wrapped(Text(fmt.notice_text(event), "yellow"), width)
+            return [Text(fmt.notice_text(event), "yellow")]
         if isinstance(event, CallRetried):
             return self._retry(event)
         if record.span.depth:
             return []
         match event:
             case RunStarted():
-                first, *rest = fmt.header_lines(event)
-                return [Text(first, "bold"), *(Text(line, "dim") for line in rest)]
+                return header_block(event)
             case SandboxReady() if verbose:
                 return [
                     Text(
@@ -236,10 +237,15 @@ class LiveView:
         return [Text(f"  {fmt.retry_text(event)}", "yellow")]
 
 
+def header_block(run: RunStarted) -> list[Text]:
+    """The first lines of a run."""
+    return [Text(line, "dim" if number else "bold") for number, line in enumerate(fmt.header_lines(run))]
+
+
 def closing_lines(event: RunFinished) -> list[Text]:
     """The last lines of a run."""
     result = event.result
-    mark = "✓" if result.status == "ok" else "✗"
+    mark = {"ok": "✓", "error": "✗"}.get(result.status, "!")
     line = Text(f"{mark} ", _STATUS_STYLE[result.status])
     line.append(fmt.closing_text(result))
     hint = fmt.show_hint(result)

@@ -86,6 +86,14 @@ def width_of(stream: TextIO, look: Look) -> int:
         return 80
 
 
+def height_of(stream: TextIO) -> int:
+    """Rows of the terminal behind `stream`, now; 24 where nobody knows."""
+    try:
+        return os.get_terminal_size(stream.fileno()).lines or 24
+    except (OSError, ValueError):
+        return 24
+
+
 class NarrowStream:
     """Writes to a stream that cannot encode our glyphs: they become ASCII, the rest of Unicode visible escapes."""
 

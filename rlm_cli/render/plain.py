@@ -65,7 +65,8 @@ class PlainLines:
             case StepFinished():
                 return [_PREFIX + fmt.step_facts(self._progress, event)]
             case RunFinished(result=result):
-                return [_PREFIX + fmt.dotted(fmt.closing_text(result), fmt.show_hint(result))]
+                hint = fmt.show_hint(result)
+                return [_PREFIX + fmt.closing_text(result), *([f"{_PREFIX}see {hint}"] if hint else [])]
         return self._more(record) if self._verbosity else []
 
     def _more(self, record: Record) -> list[str]:

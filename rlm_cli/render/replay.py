@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from ..events import CodeWritten, Event, Listener, ModelText, Output, OutputText, Record, RunStarted
+from ..events import CallFinished, CodeWritten, Event, Listener, ModelText, Output, OutputText, Record, RunStarted
 
 _LONGEST_PAUSE = 3.0
 _PIECES = 80
@@ -29,17 +29,28 @@ def replay(
     between the header and that step is left out. A view of a replay has no clock of its own (`LiveView(clock=None)`).
     """
     before: float | None = None
-    for record in _from(records, from_step):
-        pause = 0.0 if before is None or no_delay else min(max(record.ts - before, 0.0) / speed, _LONGEST_PAUSE)
-        pieces = list(_pieces(record.event)) if pause else []
-        for number, piece in enumerate(pieces):
+    for record, following in _pairs(_from(records, from_step)):
+        gap = 0.0 if before is None else max(record.ts - before, 0.0)
+        pause = 0.0 if no_delay else min(gap / speed, _LONGEST_PAUSE)
+        pieces = list(_pieces(record, following)) if pause else []
+        for number, piece in enumerate(pieces, 1):
             sleep(pause / len(pieces))
-            earlier = record.ts - (record.ts - (before or record.ts)) * (1 - (number + 1) / len(pieces))
-            view(replace(record, ts=earlier, event=piece))
+            view(replace(record, ts=record.ts - gap * (1 - number / len(pieces)), event=piece))
         if pause and not pieces:
             sleep(pause)
         view(record)
         before = record.ts
+
+
+def _pairs(records: Iterable[Record]) -> Iterator[tuple[Record, Record | None]]:
+    """Each record with the one that follows it."""
+    last: Record | None = None
+    for record in records:
+        if last is not None:
+            yield last, record
+        last = record
+    if last is not None:
+        yield last, None
 
 
 def _from(records: Iterable[Record], step: int | None) -> Iterator[Record]:
@@ -51,10 +62,11 @@ def _from(records: Iterable[Record], step: int | None) -> Iterator[Record]:
             yield record
 
 
-def _pieces(event: Event) -> Iterator[Event]:
-    """What streamed before `event`: its words, or its lines, in at most 80 pieces."""
-    if isinstance(event, CodeWritten):
-        yield from (ModelText(event.step, text) for text in _grouped(_WORDS.findall(event.reply)))
+def _pieces(record: Record, following: Record | None) -> Iterator[Event]:
+    """What streamed before `record`, in at most 80 pieces: a reply while its call went on, or a cell's lines."""
+    event, then = record.event, following.event if following else None
+    if isinstance(event, CallFinished) and isinstance(then, CodeWritten) and event.role != "sub":
+        yield from (ModelText(then.step, text) for text in _grouped(_WORDS.findall(then.reply)))
     elif isinstance(event, Output):
         lines = event.text.splitlines(keepends=True)
         yield from (OutputText(event.step, event.stream, text) for text in _grouped(lines))

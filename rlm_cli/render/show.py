@@ -25,7 +25,7 @@ from ..events import (
 )
 from ..units import compact_count, human_count, human_seconds, money
 from . import format as fmt
-from .live import closing_lines
+from .live import closing_lines, header_block
 from .look import Look, console_for, width_of
 from .progress import Progress
 from .sanitize import clean, clean_line
@@ -137,7 +137,7 @@ def _step_lines(run: _Run, record: Record, options: ShowOptions) -> list[Text]:
         case Output(text=text, total=total, stream=stream):
             return fmt.output_block(text, total, width, error=stream == "stderr", verbose=options.verbose)
         case StepFinished():
-            return [Text(f"  {fmt.step_facts(run.progress, event)}", "dim")]
+            return fmt.wrapped(Text(fmt.step_facts(run.progress, event), "dim"), width, first=Text("  "))
         case Warned() | LimitReached() | KernelRestarted():
             return fmt.wrapped(Text(fmt.notice_text(event), "yellow"), width)
     return []
@@ -167,13 +167,13 @@ def _part(part: Part, run: _Run, options: ShowOptions) -> list[Text]:
 def _summary(run: _Run, width: int) -> list[Text]:
     if run.started is None:
         return [Text("the record of this run is empty", "yellow")]
-    header = [Text(line, "bold" if not number else "dim") for number, line in enumerate(fmt.header_lines(run.started))]
+    header = fmt.fitted(header_block(run.started), width)
     question = fmt.wrapped(Text(clean(run.started.question)), width, first=Text("  "))
     if run.finished is None:
         return [*header, Text(), *question, Text(), Text("✗ it did not finish", "red")]
     error = run.finished.result.error
     why = fmt.wrapped(Text(clean(error.message)), width, first=Text("  ")) if error else []
-    return [*header, Text(), *question, *closing_lines(run.finished), *why]
+    return [*header, Text(), *question, *fmt.fitted(closing_lines(run.finished), width), *why]
 
 
 def _answer(run: _Run) -> list[Text]:
