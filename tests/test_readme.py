@@ -12,10 +12,14 @@ from rlm_cli.config import KEYS, OTHER_VARIABLES
 from rlm_cli.errors import ExitCode
 from rlm_cli.events import Result
 
-from .update_readme import BLOCK, README, fill, rendered, run_help
+from .update_readme import BLOCK, README, fill, rendered, run_command
 
 TEXT = README.read_text("utf-8")
-BLOCKS = {block["command"]: block[0] for block in BLOCK.finditer(TEXT)}
+BLOCKS = {block["command"]: block for block in BLOCK.finditer(TEXT)}
+HELPS = [command for command, block in BLOCKS.items() if block["kind"] == "help"]
+DEMOS = [command for command, block in BLOCKS.items() if block["kind"] == "demo"]
+OURS = BLOCK.sub("", TEXT)
+"""The README without what is generated."""
 
 
 def section(name: str) -> str:
@@ -24,10 +28,22 @@ def section(name: str) -> str:
     return found[1]
 
 
-@pytest.mark.parametrize("command", BLOCKS)
+@pytest.mark.parametrize("command", HELPS)
 def test_help_texts_are_what_the_commands_print(command: str) -> None:
     """`python -m tests.update_readme` would change nothing."""
-    assert BLOCKS[command] == rendered(command, run_help(command))
+    assert BLOCKS[command][0] == rendered("help", command, run_command(command))
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("command", DEMOS)
+def test_the_demo_is_real(command: str) -> None:
+    """The demo prints what the README shows, but for times, sizes and ids: `python -m tests.update_readme demo`."""
+    printed = rendered("demo", command, run_command(command))
+    assert _without_measures(BLOCKS[command][0]) == _without_measures(printed)
+
+
+def _without_measures(text: str) -> str:
+    return re.sub(r"\d{8}-\d{6}-\w+|\d[\d.,]*( (ms|s|k|M|kB|tok)\b)*", "N", text)
 
 
 def test_filling_changes_only_the_blocks() -> None:
@@ -41,7 +57,8 @@ def test_filling_changes_only_the_blocks() -> None:
     def say(command: str) -> str:
         return f"says {command}\n"
 
-    assert fill(text, say) == expected == fill(fill(text, say), say)
+    assert fill(text, {"help"}, say) == expected == fill(fill(text, {"help"}, say), {"help"}, say)
+    assert fill(text, {"demo"}, say) == text
 
 
 def test_exit_codes_are_the_real_ones() -> None:
@@ -60,13 +77,12 @@ def test_json_fields_are_the_results() -> None:
 
 def test_flags_variables_and_keys_exist() -> None:
     """No flag, RLM_ variable or configuration key of the README is one that rlm does not have."""
-    ours = BLOCK.sub("", TEXT)
-    helps = "".join(BLOCKS.values()) + run_help("rlm sources --help") + run_help("rlm config list --help")
-    flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", ours)) - {"--since", "--from"}  # journalctl's and uvx's
+    helps = "".join(map(run_command, HELPS)) + run_command("rlm sources --help") + run_command("rlm config list --help")
+    flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", OURS)) - {"--since", "--from"}  # journalctl's and uvx's
     assert {flag for flag in flags if not re.search(rf"{flag}\b", helps)} == set()
     known = {key.env for key in KEYS.values()} | {name for name, _ in OTHER_VARIABLES}
-    assert set(re.findall(r"\bRLM_[A-Z_]+\b", ours)) - known == set()
-    example = re.search(r"```toml\n(.*?)```", ours, re.DOTALL)
+    assert set(re.findall(r"\bRLM_[A-Z_]+\b", OURS)) - known == set()
+    example = re.search(r"```toml\n(.*?)```", OURS, re.DOTALL)
     assert example
     tables = {key.name for key in KEYS.values() if key.many}
     assert _flat(tomllib.loads(example[1]), tables) - set(KEYS) == set()
@@ -83,6 +99,6 @@ def _flat(tables: dict[str, object], many: set[str], prefix: str = "") -> set[st
 
 def test_commands_in_prose_exist() -> None:
     """Every `rlm VERB` in the README is a command in `rlm --help`."""
-    verbs = set(re.findall(r"^  ([a-z]+) {2,}", run_help("rlm --help"), re.MULTILINE))
-    named = set(re.findall(r"(?:`|\$ |\| |--from rlm-cli )rlm ([a-z]+)\b", BLOCK.sub("", TEXT)))
+    verbs = set(re.findall(r"^  ([a-z]+) {2,}", run_command("rlm --help"), re.MULTILINE))
+    named = set(re.findall(r"(?:`|\$ |\| |--from rlm-cli )rlm ([a-z]+)\b", OURS))
     assert named and named - verbs == set()

@@ -17,7 +17,7 @@ from .extract import extract
 from .root import final_reply, root_reply
 
 OFFLINE_MODEL = "offline"
-OFFLINE_NOTE = "offline: keyword search and extraction, not a language model; nothing leaves this machine, $0"
+OFFLINE_NOTE = "keyword search and extraction, not a language model"
 
 PIECE_CHARS = 48
 CHARS_PER_TOKEN = 4
