@@ -116,7 +116,8 @@ def _refuse_source_as_question(sources: list[str], last: str, line: Line) -> Non
         raise UsageError(f"{message}; the question goes last", hint=line.fixed(*rest, missing[0]), code="question_last")
     if len(missing) > 1:
         raise UsageError(f"{message}; did you forget quotes?", hint=_quoted((*sources, last), missing[0], line))
-    hint = f"{line.fixed(*sources, last, 'QUESTION')}  (if it is the question: {line.fixed(*sources)} -Q {quote(last)})"
+    meant = replace(line, command=f"{line.command} -Q {quote(last)}").fixed(*sources)
+    hint = f"{line.fixed(*sources, last, 'QUESTION')}  (if it is the question: {meant})"
     raise UsageError(message, hint=hint, code="no_question")
 
 

@@ -58,7 +58,7 @@ def check_encoding(name: str) -> str:
     try:
         codec = codecs.lookup(name).name
         # Refuses the bytes-to-bytes codecs (hex, zip, ...).
-        b"".decode(name)
+        b"text".decode(name, "ignore")
     except (LookupError, ValueError, UnicodeError):
         raise _unknown(name) from None
     if codec in NOT_FOR_FILES:

@@ -16,7 +16,7 @@ from . import DEFAULT_OPTIONS, Corpus, Document, Skip, SourceOptions, git
 from .arguments import STDIN, check_sources, quote
 from .encoding import check_encoding
 from .paths import expand
-from .walk import Found, Progress, UnusableError, Walk, named_error
+from .walk import Found, Progress, UnusableError, Walk, is_folder, named_error
 
 BYTES_PER_TOKEN = 4
 BIGGEST = 3
@@ -38,18 +38,18 @@ def collect(
     *,
     stdin: Document | None = None,
     on_progress: Progress | None = None,
-    environ: Mapping[str, str] | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> Corpus:
     """Read no content beyond each file's head; blocks on the disk (call it in a thread), memory grows with file names.
 
     `-` among the sources stands for `stdin`, already spooled. Files named are always taken; folders are walked and
-    filtered; globs are expanded. `on_progress(files, bytes)` may raise to stop. `environ` is the caller's environment:
+    filtered; globs are expanded. `on_progress(files, bytes)` may raise to stop. `env` is the caller's environment:
     git's own configuration is found through it. Raises `InputError`, or `UsageError` for an unknown encoding.
     """
     encoding = check_encoding(options.encoding)
     check_sources(sources)
     roots = _roots(source for source in sources if source != STDIN)
-    walk = Walk(options, environ or {}, on_progress)
+    walk = Walk(options, env or {}, on_progress)
     for number, root in enumerate(roots):
         _read(walk, number, root)
     found = list({item.path: item for item in reversed(walk.found)}.values())
@@ -76,7 +76,7 @@ def _roots(sources: Iterable[str]) -> list[Root]:
 
 def _read(walk: Walk, number: int, root: Root) -> None:
     try:
-        if Path(root.real).is_dir():
+        if is_folder(root.real):
             walk.folder(root.real, source=number, title=root.written)
         else:
             walk.file(root.real, source=number)
@@ -149,7 +149,7 @@ def _nothing(
     total = count_skips(skips)
     reason = max(vars(total), key=lambda name: getattr(total, name))
     by_rule: Counter[str] = Counter()
-    for skip in git.explain([skip for skip in skips if skip.reason == reason], walk.environ):
+    for skip in git.explain([skip for skip in skips if skip.reason == reason], walk.env):
         by_rule[skip.rule] += skip.files
     rule, most = by_rule.most_common(1)[0]
     message = (

@@ -6,6 +6,7 @@ environment only what names the user's own configuration is passed on.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections import defaultdict
@@ -57,14 +58,14 @@ def work_tree(directory: str) -> str:
     """The nearest folder at or above an absolute one that has a `.git`, or ""."""
     here = Path(directory)
     for folder in (here, *here.parents):
-        if (folder / ".git").exists():
+        if os.path.lexists(folder / ".git"):
             return str(folder)
     return ""
 
 
-def listing(directory: str, top: str, environ: Mapping[str, str]) -> Listing:
+def listing(directory: str, top: str, env: Mapping[str, str]) -> Listing:
     """List a folder of the work tree at `top`. Raises `GitError`."""
-    out = _git(directory, top, environ, ("ls-files", "-z", "--cached", "--others", "--exclude-standard"))
+    out = _git(directory, top, env, ("ls-files", "-z", "--cached", "--others", "--exclude-standard"))
     files = frozenset(_decoded(name) for name in out.split(b"\0") if name)
     folders: set[str] = set()
     for name in files:
@@ -75,12 +76,12 @@ def listing(directory: str, top: str, environ: Mapping[str, str]) -> Listing:
     return Listing(directory, files, frozenset(folders))
 
 
-def rule_for(path: str, top: str, environ: Mapping[str, str]) -> str:
+def rule_for(path: str, top: str, env: Mapping[str, str]) -> str:
     """The rule by which git ignores an absolute path in the work tree at `top`, or "". Raises `GitError`."""
-    return _rules([path], top, environ).get(path, "")
+    return _rules([path], top, env).get(path, "")
 
 
-def explain(skips: Sequence[Skip], environ: Mapping[str, str]) -> tuple[Skip, ...]:
+def explain(skips: Sequence[Skip], env: Mapping[str, str]) -> tuple[Skip, ...]:
     """Fill in the rules that git knows. One git process per work tree; where it has no answer the rule stays ""."""
     by_tree: dict[str, list[str]] = defaultdict(list)
     for skip in skips:
@@ -89,17 +90,17 @@ def explain(skips: Sequence[Skip], environ: Mapping[str, str]) -> tuple[Skip, ..
     rules: dict[str, str] = {}
     for top, paths in by_tree.items():
         try:
-            rules |= _rules(paths, top, environ)
+            rules |= _rules(paths, top, env)
         except GitError:
             continue
     return tuple(replace(skip, rule=rules.get(skip.where, skip.rule)) for skip in skips)
 
 
-def _rules(paths: Iterable[str], top: str, environ: Mapping[str, str]) -> dict[str, str]:
+def _rules(paths: Iterable[str], top: str, env: Mapping[str, str]) -> dict[str, str]:
     prefix = top.rstrip("/") + "/"
     # "./" in front: a name that begins with a colon would be pathspec magic.
     data = b"".join(b"./" + path.removeprefix(prefix).encode("utf-8", "surrogateescape") + b"\0" for path in paths)
-    out = _git(top, top, environ, ("check-ignore", "-v", "-z", "--no-index", "--stdin"), data)
+    out = _git(top, top, env, ("check-ignore", "-v", "-z", "--no-index", "--stdin"), data)
     fields = [_decoded(field) for field in out.split(b"\0")[:-1]]
     return {
         prefix
@@ -111,19 +112,19 @@ def _rules(paths: Iterable[str], top: str, environ: Mapping[str, str]) -> dict[s
     }
 
 
-def _git(directory: str, top: str, environ: Mapping[str, str], words: Sequence[str], data: bytes = b"") -> bytes:
-    program = shutil.which("git", path=environ.get("PATH"))
+def _git(directory: str, top: str, env: Mapping[str, str], words: Sequence[str], data: bytes = b"") -> bytes:
+    program = shutil.which("git", path=env.get("PATH"))
     if program is None:
         raise GitError("git is not installed")
-    env = {"HOME": str(Path.home())} | {name: environ[name] for name in PASSED_ON if name in environ} | SAFE_ENV
+    scrubbed = {"HOME": str(Path.home())} | {name: env[name] for name in PASSED_ON if name in env} | SAFE_ENV
     # A broken repository must not make git answer for the one around it.
-    env["GIT_CEILING_DIRECTORIES"] = str(Path(top).parent)
+    scrubbed["GIT_CEILING_DIRECTORIES"] = str(Path(top).parent)
     try:
         done = subprocess.run(  # noqa: S603 - a fixed command; the repository's names go through -C and stdin
             [program, "--no-pager", *SAFE, "-C", directory, *words],
             input=data,
             capture_output=True,
-            env=env,
+            env=scrubbed,
             timeout=TIMEOUT_S,
             check=False,
         )

@@ -1,7 +1,8 @@
 """Ignore files outside git, and `.ignore`, `.rlmignore`, `-g` and configured patterns everywhere: pathspec's matcher.
 
 A path is judged by the patterns of its own folder's ignore files, then its parent's and so on up; within a file the
-last match wins. Folders are judged on the way down, so what is below an ignored folder is never asked about.
+last match wins. Folders are judged on the way down, so what is below an ignored folder is never asked about. pathspec
+translates each pattern; its own matching judges a path by its parents too, which is not what git does on a walk.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from pathspec import GitIgnoreSpec
 from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
 # Strongest first, as ripgrep orders its own.
@@ -51,44 +51,78 @@ class Verdict(NamedTuple):
 NO_OPINION = Verdict(None)
 
 
+class Rule(NamedTuple):
+    """One pattern: the matcher's regular expression, and what git decides besides."""
+
+    regex: re.Pattern[str]
+    ignores: bool
+    folders_only: bool
+    label: str
+
+    def matches(self, name: str, folder: bool) -> bool:
+        """The path itself. The expression also matches what is below a match (its only group then holds the slash),
+        which must not count: whether a folder is left out was settled when the walk came to it."""
+        if self.folders_only and not folder:
+            return False
+        match = self.regex.search(name)
+        return match is not None and match.lastgroup is None
+
+
 @dataclass(frozen=True)
 class Patterns:
-    """The patterns of one ignore file (or option). `labels[i]` is how pattern i is cited: `.gitignore:3: *.log`."""
+    """The patterns of one ignore file (or of an option), last first. A label cites one: `.gitignore:3: *.log`."""
 
-    spec: GitIgnoreSpec
-    labels: tuple[str, ...]
+    rules: tuple[Rule, ...] = ()
 
     def check(self, path: str, *, folder: bool = False) -> Verdict:
-        """`path` is relative to the file's folder, without a leading slash."""
+        """`path` is relative to the file's folder, without a slash at either end."""
         # No pattern can hold a newline, and the matcher's `.` and `$` have their own ideas about it.
-        name = path.replace("\n", "\ufffd")
-        result = self.spec.check_file(name + "/" if folder else name)
-        if result.include is None or result.index is None:
-            return NO_OPINION
-        return Verdict(result.include, self.labels[result.index])
+        name = _bytewise(path).replace("\n", "\0")
+        for rule in self.rules:
+            if rule.matches(name, folder):
+                return Verdict(rule.ignores, rule.label)
+        return NO_OPINION
 
 
 def parse(lines: Iterable[tuple[str, str]], note: Note) -> Patterns:
     """Patterns from (label, line). A malformed one is reported through `note` and left out, as git leaves it out."""
-    patterns, labels = [], []
+    found: list[Rule] = []
     for label, line in lines:
         text = _trimmed(line)
         if not text or text.startswith("#"):
             continue
         try:
-            patterns.append(_compiled(text))
+            found.append(_compiled(text, label))
         except (ValueError, re.error, FutureWarning):
             note(f"malformed pattern skipped: {label}")
-            continue
-        labels.append(label)
-    return Patterns(GitIgnoreSpec(patterns, backend="simple"), tuple(labels))
+    return Patterns(tuple(reversed(found)))
 
 
-def _compiled(text: str) -> GitIgnoreSpecPattern:
+def _compiled(text: str, label: str) -> Rule:
+    """Raises `ValueError`, `re.error` or `FutureWarning` for what is no pattern."""
+    bare = text.removesuffix("/")
     with warnings.catch_warnings():
         # `re` warns about sets it may read differently one day: not a pattern git knows either.
         warnings.simplefilter("error", FutureWarning)
-        return GitIgnoreSpecPattern(CLASS.sub(_posix_class, text))
+        pattern = GitIgnoreSpecPattern(_protected(CLASS.sub(_posix_class, _bytewise(bare))))
+    if pattern.regex is None or pattern.include is None:
+        raise ValueError("the matcher takes it for no pattern")
+    return Rule(pattern.regex, pattern.include, bare != text, label)
+
+
+def _bytewise(text: str) -> str:
+    """One character a byte: to git, `?` is one byte and a name need not be UTF-8."""
+    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def _protected(text: str) -> str:
+    """The matcher strips white space at the end; what git leaves there (it may be half of a character, such as the
+    second byte of an "à") goes in brackets."""
+    if not text or not text[-1].isspace():
+        return text
+    body = text[:-1]
+    escaped = (len(body) - len(body.rstrip("\\"))) % 2
+    return f"{body[: len(body) - escaped]}[{text[-1]}]"
 
 
 def _posix_class(match: re.Match[str]) -> str:
@@ -158,7 +192,7 @@ class Level:
 def extend(above: Level | None, base: str, names: Iterable[str], note: Note) -> Level | None:
     """`above` and the ignore files `names` (strongest first) of folder `base`; `above` when none has patterns."""
     found = [read(f"{base.rstrip('/')}/{name}", shown(f"{base.rstrip('/')}/{name}"), note) for name in names]
-    usable = tuple(patterns for patterns in found if patterns is not None and patterns.labels)
+    usable = tuple(patterns for patterns in found if patterns is not None and patterns.rules)
     return Level(base, usable, above) if usable else above
 
 

@@ -87,6 +87,14 @@ def open_file(path: str, *, look: bool) -> tuple[os.stat_result, bool]:
     return info, look and is_binary(head)
 
 
+def is_folder(path: str) -> bool:
+    """False too for what may not be looked at: opening it will say so."""
+    try:
+        return Path(path).is_dir()
+    except OSError:
+        return False
+
+
 def kind_of(mode: int) -> str:
     """A file that is not regular, in words."""
     kinds = {
@@ -105,7 +113,7 @@ class Walk:
     """The walk of all sources of one command. `found`, `skips` and `notes` grow; each source is walked once."""
 
     options: SourceOptions
-    environ: Mapping[str, str]
+    env: Mapping[str, str]
     progress: Progress | None = None
     found: list[Found] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
@@ -169,7 +177,7 @@ class Walk:
         top, tree = git.work_tree(path), None
         if top:
             try:
-                tree = git.listing(path, top, self.environ)
+                tree = git.listing(path, top, self.env)
             except git.GitError as error:
                 self.note(f"git did not list {rules.shown(path)} ({error}): its ignore files were read directly")
         level = rules.extend(None, top, (".git/info/exclude",), self.note) if top and tree is None else None
@@ -187,7 +195,7 @@ class Walk:
         """The rule by which the source itself, or a folder it is in, is ignored; "" when none does."""
         if place.tree is not None and path != place.top:
             try:
-                rule = git.rule_for(path, place.top, self.environ)
+                rule = git.rule_for(path, place.top, self.env)
             except git.GitError:
                 rule = ""
             if rule:
@@ -277,7 +285,7 @@ class Walk:
         return replace(place, tree=None, top="") if tree and not tree.holds(place.path, folder=True) else place
 
     def _excluded(self, here: Place, name: str, folder: bool) -> tuple[SkipReason, str] | None:
-        if self.globs.labels:
+        if self.globs.rules:
             wanted = self.globs.check(here.below, folder=folder)
             if wanted.ignored is not None:
                 return None if wanted.ignored else ("ignored", wanted.rule)
@@ -286,7 +294,7 @@ class Walk:
         if name.startswith(".") and not self.hidden:
             return "hidden", ""
         verdict = here.level.check(here.path, folder=folder) if here.level else rules.NO_OPINION
-        if verdict.ignored is None and self.extra.labels:
+        if verdict.ignored is None and self.extra.rules:
             verdict = self.extra.check(here.below, folder=folder)
         if verdict.ignored is not None:
             return ("ignored", verdict.rule) if verdict.ignored else None
@@ -299,7 +307,7 @@ class Walk:
             self._skip(here, "special", "a symbolic link; -L follows it")
             return
         real = os.path.realpath(here.path)
-        if Path(real).is_dir():
+        if is_folder(real):
             links.append(here)
         else:
             self._take(here, real)
