@@ -194,7 +194,8 @@ def _lock(descriptor: int) -> None:
     with contextlib.suppress(ImportError, OSError):  # no such lock here: the run will look crashed until it ends
         import fcntl
 
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Waits: a list that is just looking at the new file must not make this run look crashed for good.
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def _write_new(path: Path, pieces: Iterable[bytes]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -26,6 +28,9 @@ from ..events import (
 from ..units import compact_count, human_bytes, human_count, human_seconds, money
 from .progress import Burst, Progress
 from .sanitize import clean, clean_line
+
+if TYPE_CHECKING:
+    from rich.syntax import Syntax
 
 DOT = " · "
 FOLD_HEAD, FOLD_TAIL = 8, 4
@@ -286,11 +291,17 @@ def code_lines(code: str) -> list[Text]:
 
 
 def _highlighted(code: str) -> Text:
-    from rich.syntax import Syntax
-
-    text = Syntax("", "python", theme="ansi_dark", background_color="default").highlight(code)
+    text = _python().highlight(code)
     text.rstrip()
     return text
+
+
+@cache
+def _python() -> Syntax:
+    """The highlighter. Its first use loads pygments (a tenth of a second)."""
+    from rich.syntax import Syntax
+
+    return Syntax("", "python", theme="ansi_dark", background_color="default")
 
 
 def output_block(text: str, total: int, width: int, *, error: bool = False, verbose: bool = False) -> list[Text]:

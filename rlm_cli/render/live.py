@@ -152,9 +152,13 @@ class LiveView:
                 self._region.draw([], self._frame())
 
     def _animate(self) -> None:
+        warm = False
         try:
             while not self._stop.wait(1 / _FRAMES_A_SECOND):
                 self.tick()
+                if self._progress.phase == "asking" and not warm:
+                    # While the model thinks: the first code must not wait for pygments.
+                    warm = bool(fmt.code_lines("0"))
         except (OSError, ValueError):  # the terminal is gone; the next record tells the bus
             return
 
@@ -208,7 +212,7 @@ class LiveView:
             case StepFinished():
                 return self._step(event)
             case RunFinished():
-                return closing_lines(event)
+                return [*closing_lines(event), *([Text()] if event.result.answer else [])]
         return []
 
     def _code(self, event: CodeWritten, width: int) -> list[Text]:
