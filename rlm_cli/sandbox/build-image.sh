@@ -13,7 +13,7 @@ surplus='apt libapt-pkg6.0 gpgv debconf debian-archive-keyring adduser passwd lo
 logsave libss2 mount util-linux util-linux-extra bsdutils init-system-helpers sysvinit-utils
 libpam-modules libpam-modules-bin libpam-runtime libpam0g libgnutls30 libp11-kit0 libunistring2 libhogweed6 libnettle8
 libidn2-0 libtasn1-6 libseccomp2 libsemanage2 libsemanage-common libsepol2 libdebconfclient0 libfdisk1 libmount1
-ncurses-bin openssl'
+ncurses-bin'
 
 tidy() { # leave $1 with what a kernel needs
   root=$1
@@ -34,7 +34,7 @@ tidy() { # leave $1 with what a kernel needs
   rm -rf usr/share/doc usr/share/man usr/share/info usr/share/locale usr/share/lintian usr/share/bug \
     usr/share/bash-completion usr/share/perl5 usr/share/common-licenses usr/share/debconf usr/share/keyrings \
     var/cache/* var/log/* var/lib/apt var/lib/dpkg var/lib/pam var/lib/systemd etc/apt etc/dpkg \
-    usr/bin/dpkg* usr/lib/dpkg usr/lib/apt usr/lib/systemd \
+    usr/bin/openssl usr/bin/dpkg* usr/lib/dpkg usr/lib/apt usr/lib/systemd \
     boot home media mnt opt srv dev/* tmp/* run/*
   find . -xdev -type f -perm /6000 -exec chmod a-s {} +
   mkdir -p in dev proc sys tmp

@@ -11,7 +11,6 @@ The index is JSON lines `[name, file, offset, size, encoding]`, `file` below /in
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from pathlib import Path
 
 from ..errors import InputError, RlmError
 from . import Document
+from .kernel import wire
 
 MAX_MOUNTS = 16
 INLINE_INDEX = 1 << 20
@@ -32,7 +32,6 @@ INLINE_INDEX = 1 << 20
 
 PACK_FILE = "pack"
 INDEX_FILE = "index"
-PROOF_SPAN = 64 * 1024
 COPY_CHUNK = 64 << 20
 PROGRESS_AFTER = 1.0
 PROGRESS_EVERY = 0.1
@@ -126,7 +125,7 @@ def stage_mounts(documents: Sequence[Document], names: Sequence[str]) -> Staged:
     for number, (document, name) in enumerate(zip(documents, names, strict=True)):
         file = str(number)
         with opened(document) as fd:
-            proof.append((file, document.size, fingerprint(fd, document.size)))
+            proof.append((file, *wire.proof(fd)))
         binds.append(Bind(os.path.realpath(document.path), file))
         lines.append(index_line(name, file, 0, document))
     return Staged(tuple(binds), b"".join(lines), None, tuple(proof))
@@ -143,7 +142,7 @@ def stage_pack(documents: Sequence[Document], names: Sequence[str], home: Path, 
                 copy_exactly(source, target, document, meter)
             lines.append(index_line(name, PACK_FILE, offset, document))
             offset += document.size
-        proof = ((PACK_FILE, offset, fingerprint(target, offset)),)
+        proof = ((PACK_FILE, *wire.proof(target)),)
     binds = [Bind(str(pack.resolve()), PACK_FILE)]
     index = b"".join(lines)
     if len(index) < INLINE_INDEX:
@@ -235,14 +234,6 @@ def write_all(target: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(target, view) :]
-
-
-def fingerprint(fd: int, size: int) -> str:
-    """blake2b-128 over the first and last 64 KiB of an open file, in hex (docs/PROTOCOL.md, `proof`)."""
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(os.pread(fd, PROOF_SPAN, 0))
-    digest.update(os.pread(fd, PROOF_SPAN, max(0, size - PROOF_SPAN)))
-    return digest.hexdigest()
 
 
 class Meter:

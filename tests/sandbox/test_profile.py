@@ -1,0 +1,64 @@
+"""The container's settings as values, and the check of what it says about itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from rlm_cli.sandbox.client import BootFacts
+from rlm_cli.sandbox.profile import Profile, environment, wrong_facts
+
+LOCKED = BootFacts(
+    version=1,
+    uid=65534,
+    gid=65534,
+    pid=1,
+    cap_eff=0,
+    no_new_privs=True,
+    seccomp=2,
+    memory_limit=Profile().memory,
+    pids_limit=Profile().pids,
+    interfaces=("lo",),
+    root_writable=False,
+    in_writable=False,
+    dumpable=False,
+    python="3.13.0",
+    machine="x86_64",
+)
+
+
+def test_a_locked_container_passes() -> None:
+    """Nothing is wrong, and memory rounded down to a page is not wrong either."""
+    rounded = replace(LOCKED, memory_limit=Profile().memory - 4095)
+    assert (wrong_facts(LOCKED, Profile()), wrong_facts(rounded, Profile())) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("change", "phrase"),
+    [
+        ({"uid": 0}, "its user is root"),
+        ({"cap_eff": 0x20}, "CapEff 0x20"),
+        ({"no_new_privs": False}, "may gain privileges"),
+        ({"seccomp": 0}, "Seccomp is 0, not 2"),
+        ({"memory_limit": None}, "memory is not limited"),
+        ({"memory_limit": 2**40}, "memory is limited to"),
+        ({"pids_limit": None}, "the number of processes is not limited"),
+        ({"pids_limit": 4096}, "the number of processes is limited to 4096, not 128"),
+        ({"interfaces": ("eth0", "lo")}, "it has a network (interfaces: eth0, lo)"),
+        ({"interfaces": ()}, "it has a network"),
+        ({"root_writable": True}, "root file system can be written"),
+        ({"in_writable": True}, "/in) can be written"),
+    ],
+)
+def test_each_wrong_fact_is_named_alone(change: dict[str, object], phrase: str) -> None:
+    """A person learns which lock does not hold."""
+    wrong = wrong_facts(replace(LOCKED, **change), Profile())  # type: ignore[arg-type]
+    assert (len(wrong), phrase in wrong[0]) == (1, True)
+
+
+def test_the_images_variables_are_taken_away_by_name() -> None:
+    """Only PATH, HOME and LANG get a value; the image's PATH stays, everything else is removed, proxies too."""
+    entries = environment(("PATH=/opt/bin:/bin", "PYTHON_VERSION=3.13", "LANG=de_DE", "HTTP_PROXY=http://u:p@h"))
+    assert [e for e in entries if "=" in e] == ["PATH=/opt/bin:/bin", "HOME=/tmp", "LANG=C.UTF-8"]
+    assert {"PYTHON_VERSION", "HTTP_PROXY", "https_proxy", "ALL_PROXY"} <= set(entries)
