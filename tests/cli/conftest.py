@@ -1,0 +1,52 @@
+"""One way to run a command line: in this process, with a home, a working folder and an environment of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rlm_cli.cli import boundary
+from rlm_cli.models.catalog import KEYS
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command line did."""
+
+    code: int
+    out: str
+    err: str
+
+
+Rlm = Callable[..., Done]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """RLM_HOME, empty; the working folder is beside it; no other setting and no key in the environment."""
+    keys = {name for group in KEYS.values() for name in group}
+    for name in [*os.environ]:
+        if name.startswith("RLM_") or name in keys or name in ("NO_COLOR", "FORCE_COLOR", "VISUAL", "EDITOR"):
+            monkeypatch.delenv(name)
+    folder = tmp_path / "home"
+    monkeypatch.setenv("RLM_HOME", str(folder))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return folder
+
+
+@pytest.fixture
+def rlm(home: Path, capsys: pytest.CaptureFixture[str]) -> Rlm:
+    """Run `rlm ARGS...` behind its real error boundary."""
+
+    def run(*args: str) -> Done:
+        code = boundary.run(args)
+        captured = capsys.readouterr()
+        return Done(code, captured.out, captured.err)
+
+    return run
