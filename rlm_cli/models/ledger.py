@@ -179,16 +179,16 @@ class Ledger:
         self._kept = Need(min(usd, usd_most), min(tokens, tokens_most))
         self._admit()
 
-    def output_within(self, price: Price | None, input_tokens: int, *, last: bool) -> int | None:
-        """Tokens of output that what is left would pay for, calls in flight not counted; None: no cap applies."""
+    def output_within(self, price: Price | None, input_tokens: int, *, wanted: int, last: bool) -> int:
+        """How many of the `wanted` tokens of output what is left would pay for, calls in flight not counted."""
         usd, tokens = self._left(last=last, in_flight=Need(0.0, 0))
-        limits = []
+        payable = float(wanted)
         if tokens is not None:
-            limits.append(tokens - input_tokens)
+            payable = min(payable, tokens - input_tokens)
         tier = price.at(input_tokens) if price else None
         if usd is not None and price and tier and tier.output > 0:
-            limits.append(int((usd - price.at_most(input_tokens, 0)) / tier.output))
-        return min(limits) if limits else None
+            payable = min(payable, (usd - price.at_most(input_tokens, 0)) / tier.output)
+        return int(max(0.0, payable))
 
     # -- after a call
 
@@ -362,11 +362,9 @@ class Budgeted:
 
     def _within_means(self, request: Request, inputs: int) -> Request:
         wanted = request.max_output or self._limit(request.model, request.role)
-        payable = self._ledger.output_within(self._ledger.price(request.model), inputs, last=is_last(request))
-        if payable is not None and payable < wanted:
-            least = min(wanted, LEAST_OUTPUT[request.role])
-            wanted = max(payable, least)
-        return replace(request, max_output=wanted)
+        price = self._ledger.price(request.model)
+        payable = self._ledger.output_within(price, inputs, wanted=wanted, last=is_last(request))
+        return replace(request, max_output=max(payable, min(wanted, LEAST_OUTPUT[request.role])))
 
     def _need(self, request: Request, inputs: int) -> Need:
         output = request.max_output or 0

@@ -154,7 +154,7 @@ class LiteLLMProvider:
             await _litellm().close_litellm_async_clients()
 
     async def _ask(self, request: Request, reply: _Reply, on_text: OnText | None, timer: asyncio.Timeout) -> None:
-        litellm = await asyncio.to_thread(_litellm)
+        litellm = _litellm() if _litellm.cache_info().currsize else await asyncio.to_thread(_litellm)
         beat = functools.partial(_beat, timer, self._options.timeout_s)
         if request.role != "sub" and request.model not in self._cannot_stream:
             try:

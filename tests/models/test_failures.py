@@ -1,0 +1,114 @@
+"""Providers' failures by their wording, status and class; and no secrets in any message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlm_cli.errors import AuthError, ProviderError, RlmError, TransientError
+from rlm_cli.models.failures import Failure, explain, redact, retry_after
+
+WHERE = Failure("gpt-5")
+
+
+class Raised(Exception):  # noqa: N818 - it stands for any class of LiteLLM's
+    """What LiteLLM raises, as far as it matters: a message, perhaps a status and headers."""
+
+    def __init__(self, text: str, status: int | None = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(text)
+        if status is not None:
+            self.status_code = status
+        self.litellm_response_headers = headers
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "kind", "code"),
+    [
+        ("The api_key client option must be set either by passing api_key", 500, AuthError, "no_key"),
+        ("Missing Anthropic API Key - A call is being made", 401, AuthError, "no_key"),
+        ("API key not valid. Please pass a valid API key.", 400, AuthError, "key_rejected"),
+        ("prompt is too long: 210000 tokens > 200000 maximum", 400, ProviderError, "context_overflow"),
+        (
+            "The input token count (1200000) exceeds the maximum number of tokens",
+            400,
+            ProviderError,
+            "context_overflow",
+        ),
+        ("Your credit balance is too low to access the Anthropic API", 400, ProviderError, "quota_exhausted"),
+        ("You exceeded your current quota, please check your plan", 429, ProviderError, "quota_exhausted"),
+        ("You exceeded your current quota. Please retry in 20.5s.", 429, TransientError, "rate_limited"),
+        ("Payment required", 402, ProviderError, "quota_exhausted"),
+        ("LLM Provider NOT provided. You passed model=x", 400, ProviderError, "unknown_model"),
+        ("Overloaded", 529, TransientError, "provider_unavailable"),
+        ("conflict", 409, TransientError, "provider_unavailable"),
+        ("request timed out", 408, TransientError, "timeout"),
+        ("something else", 418, ProviderError, "bad_request"),
+        ("No module named 'boto3'", None, ProviderError, "provider"),
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate", 500, ProviderError, "tls"),
+    ],
+)
+def test_wording_and_status(text: str, status: int | None, kind: type[RlmError], code: str) -> None:
+    """The wordings that providers use, each with our class and code: only what may pass is transient."""
+    error = explain(Raised(text, status), WHERE)
+    assert (type(error), error.code) == (kind, code)
+
+
+def test_a_broken_connection_is_known_by_its_cause() -> None:
+    """LiteLLM's connection error proves nothing; a network error below it does."""
+    plain, broken = Raised("unknown trouble", 500), Raised("unknown trouble", 500)
+    broken.__cause__ = ConnectionResetError(104, "reset")
+    assert [explain(error, WHERE).code for error in (plain, broken)] == ["provider_unavailable", "connection_reset"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "text", "expected"),
+    [
+        ({"Retry-After": "7"}, "", 7.0),
+        ({"retry-after-ms": "250", "retry-after": "9"}, "", 0.25),
+        ({"Retry-After": "Fri, 20 Nov 2026 12:00:30 GMT"}, "", 30.0),
+        ({"Retry-After": "soon"}, "Please try again in 1.5s.", 1.5),
+        (None, "Please try again in 120ms.", 0.12),
+        (None, '"retryDelay": "20s"', 20.0),
+        (None, "no idea", None),
+    ],
+)
+def test_retry_after(headers: dict[str, str] | None, text: str, expected: float | None) -> None:
+    """Seconds, milliseconds, an HTTP date, or words in the message."""
+    now = 1795176000.0  # 2026-11-20 12:00:00 UTC
+    assert retry_after(Raised(text, 429, headers), now=lambda: now) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Incorrect API key provided: sk-proj-SECRETsecret123.",
+        "https://x.googleapis.com/v1?key=SECRETsecret123&alt=sse",
+        "headers: {'Authorization': 'Bearer SECRETsecret123'}",
+        "x-api-key: SECRETsecret123",
+        "connect to https://user:SECRETsecret123@proxy:3128",
+        "AIzaSECRETsecret123SECRETsecret123SEC",
+    ],
+)
+def test_secrets_by_their_looks(text: str) -> None:
+    """Keys are taken out although nobody told us their value."""
+    assert "SECRET" not in redact(text)
+
+
+@given(before=st.text(), secret=st.text(min_size=6, max_size=40), after=st.text())
+def test_known_secrets_never_show(before: str, secret: str, after: str) -> None:
+    """A value we know is gone from any text around it."""
+    stand_in = redact(f"{before}{secret}{after}", (secret,))
+    assert secret not in stand_in or secret in "[key]"
+
+
+def test_messages_say_where_and_what_next() -> None:
+    """A rejected key names the server and the command that helps; LiteLLM's prefixes are gone."""
+    text = (
+        "litellm.AuthenticationError: AuthenticationError: OpenAIException - Incorrect API key provided: sk-abcdefgh."
+    )
+    error = explain(Raised(text, 401), Failure("gpt-5", "https://me:pw12345@host/v1"))
+    assert error.message == "https://[key]@host/v1 rejected the API key: Incorrect API key provided: [key]"
+    assert "rlm doctor" in error.hint

@@ -1,0 +1,327 @@
+"""The caps hold, the sums agree, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlm_cli.errors import LimitError, TransientError, UsageError
+from rlm_cli.events import Calls, Role, Span, Usage
+from rlm_cli.models import Completion, Message, Request, Spent, note_spent
+from rlm_cli.models.facts import FREE, Facts, Price, per_million
+from rlm_cli.models.ledger import (
+    DEFAULT_TOKEN_CAP,
+    Budgeted,
+    Caps,
+    Ledger,
+    Need,
+    Remaining,
+    pricing,
+    upper_bound,
+)
+from tests.models.asking import FakeModel, request, run
+
+PRICE = per_million(1.0, 10.0)
+
+
+def completion(request: Request, usage: Usage, text: str = "x") -> Completion:
+    return Completion(text, usage, request.model)
+
+
+# -- what is booked ------------------------------------------------------------------------------------------------
+
+
+def test_costs_are_exact_with_cached_and_written_tokens() -> None:
+    """Cached input is cheaper, written input dearer; the rest is at the input price."""
+    price = Price(1e-6, 1e-5, cached=1e-7, written=2e-6)
+    usage = Usage(1000, 100, cached=600, written=100)
+    assert price.cost(usage) == pytest.approx(300e-6 + 60e-6 + 200e-6 + 1000e-6)
+
+
+def test_a_long_request_is_priced_by_its_tier() -> None:
+    """Above the threshold the whole request is dearer, and so is the upper estimate."""
+    price = Price(1e-6, 1e-5, above=1000, long=Price(2e-6, 3e-5))
+    assert (price.cost(Usage(1000, 10)), price.cost(Usage(1001, 10))) == pytest.approx((1.1e-3, 2.302e-3))
+    assert price.at_most(1001, 10) == pytest.approx(2.302e-3)
+
+
+def test_roots_subs_and_retries_are_counted_apart() -> None:
+    """`total` of the calls is the number of requests sent; a final turn is a root call; models are told apart."""
+    ledger = Ledger(Caps(), {"r": PRICE, "s": FREE})
+    ledger.settle("a", "root", "r", Spent(1, Usage(100, 10)))
+    ledger.settle("b", "sub", "s", Spent(3, Usage(50, 5)))
+    ledger.settle("c", "final", "r", Spent(1, Usage(10, 1)))
+    totals = ledger.totals()
+    assert (totals.calls, totals.calls.total) == (Calls(root=2, sub=1, retries=2), 5)
+    assert (totals.usage.root, totals.usage.sub, totals.usage.total) == (Usage(110, 11), Usage(50, 5), Usage(160, 16))
+    assert totals.cost.usd == pytest.approx(220e-6)
+    assert (totals.cost.known, totals.cost.by_model) == (True, {"r": pytest.approx(220e-6), "s": 0.0})
+
+
+def test_an_unknown_price_is_not_zero() -> None:
+    """The cost of a call without a price is None, and the total says that it is only the known part."""
+    ledger = Ledger(Caps(usd=None), {})
+    assert ledger.settle("a", "sub", "m", Spent(1, Usage(5, 5))) is None
+    assert (ledger.totals().cost.usd, ledger.totals().cost.known) == (0.0, False)
+
+
+def test_a_reply_without_usage_is_never_free() -> None:
+    """The input as reserved and the output by its length are booked, marked as estimated."""
+    ledger = Ledger(Caps(), {"m": PRICE})
+    model = Budgeted(FakeModel(lambda r: Completion("four", Usage(), r.model)), ledger)
+    done = run(model.complete(request()))
+    assert done.usage == Usage(upper_bound(request().messages), 2, estimated=True)
+    assert (done.cost_usd, ledger.totals().cost.usd) == (PRICE.cost(done.usage), PRICE.cost(done.usage))
+
+
+def test_a_failed_call_is_billed_for_what_it_used() -> None:
+    """A stream that broke off is booked with its estimate; a call that was never sent is not counted."""
+    broken = TransientError("reset")
+    note_spent(broken, Spent(2, Usage(40, 4, estimated=True)))
+
+    def fail(_: Request) -> Completion:
+        raise broken
+
+    ledger = Ledger(Caps(subcalls=1), {"m": PRICE})
+    with pytest.raises(TransientError):
+        run(Budgeted(FakeModel(fail), ledger).complete(request()))
+    assert (ledger.totals().calls, ledger.totals().usage.sub) == (Calls(sub=1, retries=1), Usage(40, 4, estimated=True))
+    ledger.settle("never sent", "sub", "m", Spent())
+    assert ledger.totals().calls == Calls(sub=1, retries=1)
+
+
+# -- the caps ------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_that_cannot_fit_is_refused_before_it_is_sent() -> None:
+    """No request goes out; the error names the cap."""
+    inner = FakeModel(lambda r: completion(r, Usage(1, 1)))
+    model = Budgeted(inner, Ledger(Caps(usd=0.001), {"m": PRICE}))
+    with pytest.raises(LimitError) as caught:
+        run(model.complete(request(max_output=1000)))
+    assert (caught.value.limit, caught.value.code, inner.requests) == ("cost", "limit_cost", [])
+
+
+@pytest.mark.parametrize(
+    ("caps", "limit"), [(Caps(usd=None, tokens=100), "tokens"), (Caps(usd=None, tokens=None, subcalls=0), "subcalls")]
+)
+def test_every_cap_refuses_by_its_name(caps: Caps, limit: str) -> None:
+    """Tokens and sub-calls are capped like dollars."""
+    model = Budgeted(FakeModel(lambda r: completion(r, Usage(1, 1))), Ledger(caps, {}))
+    with pytest.raises(LimitError) as caught:
+        run(model.complete(request(max_output=200)))
+    assert caught.value.limit == limit
+
+
+def test_roots_are_not_sub_calls() -> None:
+    """The cap on sub-calls does not stop the root."""
+    model = Budgeted(FakeModel(lambda r: completion(r, Usage(1, 1))), Ledger(Caps(subcalls=0), {"m": FREE}))
+    assert run(model.complete(request(role="root"))).cost_usd == 0.0
+
+
+def test_near_the_cap_output_is_shortened() -> None:
+    """A root that could only pay for half of its usual output asks for that half, not for nothing."""
+    inner = FakeModel(lambda r: completion(r, Usage(10, 10)))
+    model = Budgeted(inner, Ledger(Caps(usd=0.10), {"m": PRICE}))
+    run(model.complete(request(role="root", max_output=16_000)))
+    [sent] = inner.requests
+    assert sent.max_output is not None
+    assert 2_048 <= sent.max_output < 10_000
+
+
+def test_calls_wait_for_reservations_in_their_way() -> None:
+    """Ten calls that each may take half the cap, but take little, all get through, two at a time at most."""
+    state = {"now": 0, "most": 0}
+
+    async def slow(one: Request) -> Completion:
+        state["now"] += 1
+        state["most"] = max(state["most"], state["now"])
+        await asyncio.sleep(0)
+        state["now"] -= 1
+        return completion(one, Usage(10, 1))
+
+    async def work() -> None:
+        model = Budgeted(FakeModel(slow), Ledger(Caps(usd=0.0205), {"m": per_million(0.0, 10.0)}))
+        await asyncio.gather(*(model.complete(request(call=f"c{i}", max_output=1_000)) for i in range(10)))
+
+    run(work())
+    assert state["most"] == 2
+
+
+def test_the_final_turn_has_a_reserve_of_its_own() -> None:
+    """When sub-calls have used up what they may, the outermost run's final turn still fits; a child's turn does not."""
+
+    async def work() -> tuple[str, str]:
+        ledger = Ledger(Caps(usd=0.05), {"m": PRICE})
+        model = Budgeted(FakeModel(lambda r: completion(r, Usage(10, r.max_output or 0))), ledger)
+        await model.complete(request(role="root", call="r", max_output=100))
+        refused = ""
+        for number in range(100):
+            try:
+                await model.complete(request(call=f"s{number}", max_output=1_024))
+            except LimitError as error:
+                refused = error.limit
+                break
+        with pytest.raises(LimitError):
+            await model.complete(request(role="root", call="1/r", max_output=2_000, span=Span((1,))))
+        done = await model.complete(request(role="final", call="f"))
+        assert ledger.totals().cost.usd <= 0.05
+        return refused, done.text
+
+    assert run(work()) == ("cost", "x")
+
+
+def test_cancelling_a_waiting_call_frees_its_place() -> None:
+    """A call cancelled in the queue leaves nothing behind; one cancelled in flight gives its reservation back."""
+
+    async def work() -> Remaining:
+        ledger = Ledger(Caps(usd=1.0, subcalls=10), {})
+        await ledger.reserve("a", Need(0.9, 0, sub=True))
+        waiting = asyncio.create_task(ledger.reserve("b", Need(0.9, 0, sub=True)))
+        behind = asyncio.create_task(ledger.reserve("c", Need(0.05, 0, sub=True)))
+        await asyncio.sleep(0)
+        assert not behind.done()  # first come, first served
+        waiting.cancel()
+        await behind
+        ledger.settle("c", "sub", "m", Spent())
+        ledger.settle("a", "sub", "m", Spent())
+        return ledger.remaining()
+
+    assert run(work()) == Remaining(1.0, None, 10)
+
+
+def test_a_retry_after_a_billed_failure_must_fit_too() -> None:
+    """The ledger refuses another attempt when the failed one has eaten up what was set aside."""
+
+    async def work() -> tuple[bool, bool]:
+        ledger = Ledger(Caps(usd=0.01), {"m": PRICE})
+        await ledger.reserve("a", Need(0.006, 0, price=PRICE))
+        return ledger.extend("a", Usage(0, 300)), ledger.extend("a", Usage(0, 300))
+
+    assert run(work()) == (True, False)
+
+
+def test_big_prompts_are_counted_and_small_ones_are_not() -> None:
+    """The tokenizer runs only where the byte bound would take a sizeable part of what is left."""
+    counted: list[int] = []
+
+    def count(one: Request) -> int:
+        counted.append(one.chars)
+        return one.chars // 4
+
+    ledger = Ledger(Caps(usd=1.0), {"m": per_million(1.0, 0.0)})
+    model = Budgeted(FakeModel(lambda r: completion(r, Usage(1, 1))), ledger, count=count)
+    run(model.complete(request(prompt="x" * 1_000)))
+    run(model.complete(request(prompt="x" * 100_000)))
+    assert counted == [100_000]
+
+
+PRICES = st.builds(per_million, st.floats(0, 20), st.floats(0, 80))
+CALLS = st.tuples(
+    st.sampled_from(["root", "sub", "final"]), st.integers(0, 2), st.integers(1, 4_000), st.integers(1, 3_000)
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    usd=st.floats(0.0005, 0.2),
+    tokens=st.one_of(st.none(), st.integers(100, 60_000)),
+    prices=st.tuples(PRICES, PRICES, PRICES),
+    calls=st.lists(CALLS, max_size=50),
+    concurrency=st.integers(1, 50),
+    seed=st.integers(0, 2**32),
+)
+def test_the_cap_holds_under_any_fan_out(
+    usd: float,
+    tokens: int | None,
+    prices: tuple[Price, Price, Price],
+    calls: list[tuple[Role, int, int, int]],
+    concurrency: int,
+    seed: int,
+) -> None:
+    """With random prices, sizes and concurrency: spending stays within both caps, the ledger's sums are the sums over
+    the requests that the provider saw, every call ends, and nothing stays reserved."""
+    chance = random.Random(seed)
+    seen: list[tuple[Role, str, Usage, int]] = []
+
+    async def provider(one: Request) -> Completion:
+        for _ in range(chance.randrange(4)):
+            await asyncio.sleep(0)
+        used = Usage(chance.randint(1, one.chars), chance.randint(0, one.max_output or 0))
+        attempts = chance.randint(1, 3)
+        seen.append((one.role, one.model, used, attempts))
+        if chance.random() < 0.2:
+            error = TransientError("failed")
+            note_spent(error, Spent(attempts, used))
+            raise error
+        return Completion("", used, one.model, attempts=attempts)
+
+    table = {f"m{index}": price for index, price in enumerate(prices)}
+    ledger = Ledger(Caps(usd=usd, tokens=tokens), table)
+
+    async def work() -> None:
+        slots, model = asyncio.Semaphore(concurrency), Budgeted(FakeModel(provider), ledger)
+
+        async def one(index: int, role: Role, which: int, size: int, output: int) -> None:
+            asked = Request(f"c{index}", role, f"m{which}", (Message("user", "x" * size),), max_output=output)
+            async with slots:
+                try:
+                    await model.complete(asked)
+                except (LimitError, TransientError):
+                    return
+
+        await asyncio.gather(*(one(index, *call) for index, call in enumerate(calls)))
+
+    run(work())
+    totals = ledger.totals()
+    assert totals.cost.usd <= usd * (1 + 1e-9)
+    assert tokens is None or totals.usage.total.total <= tokens
+    assert totals.cost.usd == pytest.approx(sum(table[model].cost(used) for _, model, used, _ in seen))
+    assert totals.usage.total.total == sum(used.total for _, _, used, _ in seen)
+    assert totals.calls.total == sum(attempts for *_, attempts in seen)
+    assert totals.calls.sub == sum(role == "sub" for role, *_ in seen)
+    assert ledger._held == {}
+    assert not ledger._queue
+
+
+# -- prices before the first call ----------------------------------------------------------------------------------
+
+KNOWN, UNKNOWN = Facts("k", price=PRICE), Facts("u")
+
+
+def test_known_prices_keep_the_caps() -> None:
+    """Nothing to say when every price is known."""
+    assert pricing([KNOWN], Caps(), usd_is_explicit=True).note == ""
+
+
+def test_an_unknown_price_under_the_default_cap_caps_tokens_instead() -> None:
+    """Dollars cannot be capped, so tokens are, and the user is told."""
+    found = pricing([KNOWN, UNKNOWN], Caps(), usd_is_explicit=False)
+    assert (found.caps.usd, found.caps.tokens) == (None, DEFAULT_TOKEN_CAP)
+    assert "price of u unknown" in found.note
+
+
+def test_an_unknown_price_under_an_explicit_cap_is_refused() -> None:
+    """A cap the user asked for is kept or refused, never dropped; --allow-unknown-cost is the user's word."""
+    with pytest.raises(UsageError) as caught:
+        pricing([UNKNOWN], Caps(usd=0.5), usd_is_explicit=True)
+    assert caught.value.code == "unknown_price"
+    assert pricing([UNKNOWN], Caps(), usd_is_explicit=True, allow_unknown=True).caps.tokens == DEFAULT_TOKEN_CAP
+
+
+def test_a_price_given_by_the_user_fills_what_is_unknown() -> None:
+    """--price is for the models without a price; with none such it overrides all."""
+    own = per_million(3, 4)
+    assert pricing([KNOWN, UNKNOWN], Caps(), usd_is_explicit=True, override=own).prices == {"k": PRICE, "u": own}
+    assert pricing([KNOWN], Caps(), usd_is_explicit=True, override=own).prices == {"k": own}
+
+
+def test_without_a_cap_an_unknown_price_is_only_noted() -> None:
+    """--max-cost none: there is nothing to refuse."""
+    assert pricing([UNKNOWN], Caps(usd=None), usd_is_explicit=True) == pricing(
+        [UNKNOWN], Caps(usd=None), usd_is_explicit=False
+    )
