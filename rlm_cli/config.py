@@ -919,8 +919,8 @@ def toml_statements(text: str) -> Iterator[Statement]:
 
     A statement ends at the first line where what was collected parses: a prefix of an assignment never does.
     """
-    # Not splitlines: TOML strings may hold U+2028 and its like.
-    lines = text.split("\n")
+    # Not splitlines: TOML strings may hold U+2028 and its like. A CR counts only with its LF.
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
     table: tuple[str, ...] = ()
     at = 0
     while at < len(lines):
