@@ -16,13 +16,15 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, TextIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO, cast
 
 import typer
 
 from .. import __version__, config
 from ..errors import ExitCode, Interrupted, RlmError, UsageError
-from ..events import ROOT, ErrorInfo, Record, Result, RunFinished, record_to_json, to_json
+
+if TYPE_CHECKING:
+    from ..events import ErrorInfo, Result
 
 ISSUES = "https://github.com/rlm-cli/rlm-cli/issues"
 
@@ -169,6 +171,8 @@ def _report_on_stdout(error: RlmError, args: Sequence[str]) -> None:
     form = wanted_format(args)
     if form == "text":
         return
+    from ..events import ROOT, Record, RunFinished, record_to_json, to_json
+
     body: Any
     if _verb(args) == "ask":
         result = failure(error)
@@ -182,11 +186,17 @@ def _report_on_stdout(error: RlmError, args: Sequence[str]) -> None:
 
 
 def error_info(error: RlmError) -> ErrorInfo:
+    """The error as scripts see it."""
+    # Here and below: what only a failure needs is not imported for `rlm --help`.
+    from ..events import ErrorInfo
+
     return ErrorInfo(error.code, error.message, error.hint, error.retryable)
 
 
 def failure(error: RlmError, *, run_id: str = "", question: str = "") -> Result:
     """The result object of a run that ended before it began."""
+    from ..events import Result
+
     return Result(
         run_id=run_id,
         status="error",
