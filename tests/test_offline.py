@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +27,7 @@ from rlm_cli.models.offline.question import read_question
 from rlm_cli.models.offline.root import INTRODUCTION, NOTHING, ROUNDS, TURNS, question_in
 from rlm_cli.prompts import InputFacts, Remaining, cut_after_block, opening, parse_reply
 from rlm_cli.sandbox import ContextFacts
+from rlm_cli.sandbox.kernel.search import grep
 
 SAMPLE = Path(__file__).parent.parent / "sample_data"
 Context = str | Mapping[str, str]
@@ -57,7 +61,12 @@ class Session:
     def __init__(self, context: Context, *, fail: int = 0) -> None:
         self.prompts: list[str] = []
         self.fail = fail
-        self.namespace = {"context": context, "FINAL": self.final, "llm_query_batched": self.batched}
+        self.namespace = {
+            "context": context,
+            "FINAL": self.final,
+            "llm_query_batched": self.batched,
+            "grep": lambda pattern, **options: grep(pattern, context, **options),
+        }
 
     def final(self, value: object) -> None:
         raise _Submitted(value)
@@ -142,6 +151,23 @@ def test_knows_nothing_of_the_sample(question: dict[str, Any]) -> None:
 def _disguise(name: str) -> str:
     """Every letter but the v of a version, and every digit, for the next one."""
     return name.translate(str.maketrans("abcdefghijklmnopqrstu0123456789", "bcdefghijklmnopqrstua1234567890"))
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("question", LEXICAL, ids=lambda q: q["id"])
+def test_the_command_answers_them_in_the_container(question: dict[str, Any], tmp_path: Path) -> None:
+    """The same through `rlm ask`, container, kernel and sub-calls: stdout is the answer, the header says what it is."""
+    sources = [str(SAMPLE / source) for source in question["sources"]]
+    result = subprocess.run(
+        [sys.executable, "-m", "rlm_cli", "ask", *sources, "-Q", question["question"], "-m", "offline"],
+        env={**os.environ, "RLM_HOME": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (result.returncode, result.stdout.strip().removesuffix(".md")) == (0, question["answer"]), result.stderr
+    assert OFFLINE_NOTE in result.stderr
 
 
 # -- other inputs --------------------------------------------------------------------------------------------------
