@@ -38,6 +38,9 @@ POSIX_CLASSES = {
 }
 CLASS = re.compile(r"\[:([a-z]+):\]")
 
+STARS = re.compile(r"(?<![^/!])\*{3,}(?![^/])")
+"""A part of three stars or more: to git it is `**`."""
+
 Note = Callable[[str], None]
 
 
@@ -93,18 +96,18 @@ def parse(lines: Iterable[tuple[str, str]], note: Note) -> Patterns:
             continue
         try:
             found.append(_compiled(text, label))
-        except (ValueError, re.error, FutureWarning):
+        except (ValueError, re.error):
             note(f"malformed pattern skipped: {label}")
     return Patterns(tuple(reversed(found)))
 
 
 def _compiled(text: str, label: str) -> Rule:
-    """Raises `ValueError`, `re.error` or `FutureWarning` for what is no pattern."""
+    """Raises `ValueError` or `re.error` for what is no pattern."""
     bare = text.removesuffix("/")
     with warnings.catch_warnings():
-        # `re` warns about sets it may read differently one day: not a pattern git knows either.
-        warnings.simplefilter("error", FutureWarning)
-        pattern = GitIgnoreSpecPattern(_protected(CLASS.sub(_posix_class, _bytewise(bare))))
+        # `re` warns that it may read `[[a]` differently one day; today it reads it as git does.
+        warnings.simplefilter("ignore", FutureWarning)
+        pattern = GitIgnoreSpecPattern(_protected(CLASS.sub(_posix_class, STARS.sub("**", _bytewise(bare)))))
     if pattern.regex is None or pattern.include is None:
         raise ValueError("the matcher takes it for no pattern")
     return Rule(pattern.regex, pattern.include, bare != text, label)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -299,7 +300,10 @@ def test_named_files_are_always_taken(here: Path, git: Git) -> None:
 
 def test_odd_names(here: Path) -> None:
     """Brackets, newlines, control bytes, bytes that are no UTF-8: names like any other; literal before glob."""
-    odd = [b"[x].log", b"two\nlines", b"tab\there", b"\x1b[31mred", b"caf\xe9", b"x.log", b"\xc3\xa9"]
+    odd = [b"[x].log", b"two\nlines", b"tab\there", b"\x1b[31mred", b"x.log", b"\xc3\xa9"]
+    if sys.platform == "linux":
+        # Other file systems take UTF-8 only.
+        odd.append(b"caf\xe9")
     (here / "t").mkdir()
     for name in odd:
         plant(here / "t", {os.fsdecode(name): "x"})
