@@ -35,6 +35,7 @@ from ..errors import SandboxError
 from ..events import SandboxInfo
 from . import ContextFacts, Document, Host, OnOutput, SandboxOptions, StepResult
 from .client import BOOT, KernelClient
+from .guard import Guard
 from .image import Image, ImageProgress, OnImageProgress, resolve_image, silent
 from .owner import Owner
 from .profile import MIN_MEMORY, Profile, environment, wrong_facts
@@ -47,8 +48,9 @@ PROBE_TIMEOUT = 2.0
 PULL_SILENCE = 300.0
 """Seconds without a line of progress after which a pull has failed."""
 
-GONE_WITHIN = 2.0
-"""Seconds in which a container that is being removed must be gone."""
+REMOVAL_TIMEOUT = 10.0
+HURRY = 2.0
+"""Seconds that a person who pressed Ctrl-C twice waits for the container to go."""
 
 OWNER_LABEL = "rlm.owner"
 ATTACH = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1, "logs": 0}
@@ -116,6 +118,11 @@ class Engine:
     def host(self) -> str:
         """Where the engine is, as DOCKER_HOST spells it."""
         return self._host or "the default socket"
+
+    @property
+    def socket_path(self) -> str:
+        """The local engine's socket, or "" when it is not a local one. Known once connected."""
+        return socket_path(self._host)
 
     def close(self) -> None:
         """Release every connection. Idempotent; the next call would connect again."""
@@ -294,18 +301,16 @@ class Engine:
                 return None
             raise
 
-    def remove(self, container: str, *, within: float = GONE_WITHIN) -> None:
+    def remove(self, container: str, *, patience: float = REMOVAL_TIMEOUT) -> None:
         """Kill and remove it, and see it gone. A container that is gone already is fine."""
         api = self.api()
-        deadline = time.monotonic() + within
+        deadline = time.monotonic() + patience
         with self._errors("removing the container"):
-            try:
-                api.remove_container(container, force=True, v=True)
-            except NotFound:
-                return
-            except APIError as error:
-                if error.status_code != 409:  # 409: its removal is under way (auto_remove)
-                    raise
+            answer = api._delete(
+                api._url("/containers/{0}", container), params={"force": True, "v": True}, timeout=patience
+            )
+            if answer.status_code not in (404, 409):  # 409: its removal is under way (auto_remove)
+                api._raise_for_status(answer)
         while self.inspect(container) is not None:
             if time.monotonic() > deadline:
                 raise SandboxError(
@@ -338,15 +343,22 @@ class Engine:
             raise explain(error, doing, self.host) from error
 
 
+def socket_path(host: str) -> str:
+    """The file of a local engine's socket; "" for any other kind of address."""
+    path = host.removeprefix("http+").removeprefix("unix://")
+    if path == host:
+        return ""
+    return path if path.startswith("/") else f"/{path}"
+
+
 def knock(host: str) -> None:
     """Connect to a local engine's socket once. Raises the plain `OSError`: the docker package wraps it five deep,
     and leaks the socket."""
-    path = host.removeprefix("http+").removeprefix("unix://")
-    if path == host:
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(PROBE_TIMEOUT)
-        probe.connect(path if path.startswith("/") else f"/{path}")
+    path = socket_path(host)
+    if path:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(PROBE_TIMEOUT)
+            probe.connect(path)
 
 
 def container_facts(entry: Mapping[str, Any]) -> ContainerFacts:
@@ -705,11 +717,11 @@ class DockerSandbox:
         self._doomed = True
         if self._channel is not None:
             self._channel.close()
-        locked = self._launching.acquire(timeout=GONE_WITHIN)
+        locked = self._launching.acquire(timeout=HURRY)
         try:
             if self._may_exist:
                 with contextlib.suppress(SandboxError):
-                    self._engine.remove(self._name)
+                    self._engine.remove(self._name, patience=HURRY)
         finally:
             if locked:
                 self._launching.release()
@@ -752,14 +764,20 @@ class DockerSandbox:
                 "rlm.version": __version__,
             },
         )
+        path = self._engine.socket_path
         with self._launching:
             if self._doomed:
                 raise SandboxError("the sandbox was closed while it started", code="sandbox_lost")
-            self._may_exist = True
-            container = self._engine.create(spec)
-            self._channel = self._engine.attach(container)
-            self._engine.start(container)
-            return self._channel
+            guard = Guard(path, self._name) if path else None
+            try:
+                self._may_exist = True
+                container = self._engine.create(spec)
+                self._channel = self._engine.attach(container)
+                self._engine.start(container)
+            finally:
+                if guard:
+                    guard.release()
+        return self._channel
 
     async def _close(self) -> None:
         await asyncio.gather(*self._threads, return_exceptions=True)

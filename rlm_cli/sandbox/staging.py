@@ -240,13 +240,20 @@ class Meter:
     """Counts copied bytes and tells a person about it, but only when it takes long enough to notice."""
 
     def __init__(
-        self, documents: Iterable[Document], on_progress: OnStageProgress, cancelled: Callable[[], bool]
+        self,
+        documents: Iterable[Document],
+        on_progress: OnStageProgress = ignore,
+        cancelled: Callable[[], bool] = lambda: False,
+        *,
+        after: float = PROGRESS_AFTER,
+        every: float = PROGRESS_EVERY,
     ) -> None:
         self._total = sum(document.size for document in documents)
         self._copied = 0
         self._on_progress = on_progress
         self._cancelled = cancelled
-        self._next = time.monotonic() + PROGRESS_AFTER
+        self._every = every
+        self._next = time.monotonic() + after
 
     def add(self, count: int) -> None:
         """`count` more bytes are copied."""
@@ -255,7 +262,7 @@ class Meter:
             raise InputError("copying the input was interrupted", code="interrupted")
         now = time.monotonic()
         if now >= self._next:
-            self._next = now + PROGRESS_EVERY
+            self._next = now + self._every
             self._on_progress(self._copied, self._total)
 
 

@@ -27,6 +27,7 @@ from rlm_cli.sandbox.profile import Profile
 pytestmark = pytest.mark.docker
 
 MIB = 1024**2
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -407,6 +408,24 @@ def test_close_while_a_cell_runs(doc: Doc, engine: Engine) -> None:
     run(test())
 
 
+def test_a_container_that_somebody_removes(doc: Doc, engine: Engine) -> None:
+    """`docker rm -f` by a third party while a cell runs: one clear error, and closing is still fine."""
+
+    async def test() -> None:
+        async with opened([doc]) as sandbox:
+            started = asyncio.Event()
+            cell = asyncio.create_task(
+                sandbox.execute(BUSY["sleeping"], timeout=600, on_output=lambda *_: started.set())
+            )
+            await started.wait()
+            await asyncio.to_thread(engine.remove, sandbox.name)
+            with pytest.raises(SandboxError) as caught:
+                await cell
+            assert caught.value.code == "sandbox_lost"
+
+    run(test())
+
+
 class Slow(Engine):
     """Calls back at one step of the launch, on the launching thread."""
 
@@ -462,17 +481,23 @@ def test_kill_now_needs_no_event_loop(doc: Doc, engine: Engine) -> None:
 
 
 CHILD = """
-import asyncio, sys
+import asyncio, sys, time
 from pathlib import Path
 from rlm_cli.sandbox import SandboxOptions
-from rlm_cli.sandbox.container import DockerSandbox
+from rlm_cli.sandbox.container import DockerSandbox, Engine
 from tests.sandbox.test_container import Doc, NoModels
 
+class Stuck(Engine):
+    def create(self, spec):
+        super().create(spec)
+        print(spec.name, flush=True)
+        time.sleep(600)
+
 async def main():
-    sandbox = DockerSandbox(SandboxOptions())
-    path = Path(sys.argv[1])
+    path, code = Path(sys.argv[1]), sys.argv[2]
+    sandbox = DockerSandbox(SandboxOptions(), engine=Engine() if code else Stuck())
     await sandbox.open([Doc("doc", path, path.stat().st_size)], NoModels())
-    await sandbox.execute(sys.argv[2], timeout=600, on_output=lambda *_: print(sandbox.name, flush=True))
+    await sandbox.execute(code, timeout=600, on_output=lambda *_: print(sandbox.name, flush=True))
 
 asyncio.run(main())
 """
@@ -484,24 +509,22 @@ BUSY = {
 }
 
 
-@pytest.mark.parametrize("doing", BUSY)
-def test_a_killed_host_leaves_no_container(doc: Doc, engine: Engine, doing: str) -> None:
-    """SIGKILL gives us no chance to clean up: the kernel's end-of-file does it, whatever the cell is doing."""
+@pytest.mark.parametrize(("state", "code"), [("created", ""), *(("running", code) for code in BUSY.values())])
+def test_a_killed_host_leaves_no_container(doc: Doc, engine: Engine, state: str, code: str) -> None:
+    """SIGKILL gives us no chance to clean up. A running kernel ends with its input, whatever its cell is doing; a
+    container that was created and not yet started is removed by its guard."""
     with subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(doc.path), BUSY[doing]],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
+        [sys.executable, "-c", CHILD, str(doc.path), code], stdout=subprocess.PIPE, text=True, cwd=ROOT
     ) as child:
         assert child.stdout is not None
         name = child.stdout.readline().strip()
-        before = ours(engine, name)
+        before = engine.inspect(name)
         child.send_signal(signal.SIGKILL)
         child.wait()
     deadline = time.monotonic() + 2
     while engine.inspect(name) is not None and time.monotonic() < deadline:
         pass
-    assert (before, ours(engine, name)) == ([name], [])
+    assert (before and before["State"]["Status"], engine.inspect(name)) == (state, None)
 
 
 @pytest.fixture

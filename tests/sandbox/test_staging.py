@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm_cli.errors import InputError
-from rlm_cli.sandbox.staging import INLINE_INDEX, MAX_MOUNTS, Staged, copy_some, index_name, stage
+from rlm_cli.sandbox.staging import INLINE_INDEX, MAX_MOUNTS, Meter, Staged, copy_some, index_name, stage
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,19 @@ def test_an_interrupted_copy_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.glob("rlm-stage-*")) == []
 
 
+def test_a_long_copy_reports_how_far_it_is(tmp_path: Path) -> None:
+    """Bytes copied of all bytes; a copy that is over in a moment says nothing."""
+    docs = [write(tmp_path, "a", b"12345"), write(tmp_path, "b", b"123")]
+    long: list[tuple[int, int]] = []
+    meter = Meter(docs, lambda *far: long.append(far), after=0, every=0)
+    meter.add(5)
+    meter.add(3)
+    short: list[tuple[int, int]] = []
+    stage([*docs, write(tmp_path, "c", b"", 0o600)], tmp_path, on_progress=lambda *far: short.append(far))
+    assert (long, short) == ([(5, 8), (8, 8)], [])
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems refuse names that are not UTF-8")
 def test_a_path_that_json_cannot_carry_is_packed(tmp_path: Path) -> None:
     """The engine's API speaks UTF-8: a file whose name is not goes in by copy, and its name is shown escaped."""
     raw = os.fsencode(tmp_path) + b'/caf\xe9 \n"x".txt'
