@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,11 +99,13 @@ def unknown_verb(args: Sequence[str]) -> UsageError:
 
 
 def load(verb: Verb) -> Any:
-    """The verb as Typer's command object."""
-    found = getattr(importlib.import_module(f".{verb.module}", __package__), verb.attribute)
+    """The verb as Typer's command object. A module's EXAMPLES follow its function's docstring in the help."""
+    module = importlib.import_module(f".{verb.module}", __package__)
+    found = getattr(module, verb.attribute)
     if not isinstance(found, typer.Typer):
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        app.command(verb.name, cls=verb.kind)(found)
+        words = inspect.cleandoc(found.__doc__ or "")
+        app.command(verb.name, cls=verb.kind, help=f"{words}\n\n{getattr(module, 'EXAMPLES', '')}")(found)
         found = app
     command = typer.main.get_command(found)
     command.name = verb.name
