@@ -62,12 +62,12 @@ def prepare_streams() -> None:
 
 
 def _finish_streams() -> None:
-    """Flush; a reader that left (`| head`) is no news."""
+    """Flush; a reader that left (`| head`) is no news, and a full disk was told already."""
     for stream in (_answer, sys.stdout, sys.stderr):
         try:
             if stream is not None:
                 cast(TextIO, stream).flush()
-        except (BrokenPipeError, ValueError):
+        except (OSError, ValueError):
             _silence_stdout()
 
 
@@ -105,6 +105,8 @@ def _invoke(args: Sequence[str]) -> int:
         from .app import command
 
         code = command().main(args=list(args), prog_name="rlm", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a full disk can still change the exit code
         return code if isinstance(code, int) else int(ExitCode.OK)
     except RlmError as error:
         return _end_with(error, args)
@@ -117,6 +119,10 @@ def _invoke(args: Sequence[str]) -> int:
     except BrokenPipeError:
         _silence_stdout()
         return int(ExitCode.ERROR)
+    except OSError as error:
+        # A full disk, a lost folder: the machine's failure, not a bug of ours.
+        where = f"{error.filename}: " if error.filename else ""
+        return _end_with(RlmError(f"{where}{error.strerror or error}", code="os_error"), args)
     except SystemExit as stop:
         if stop.code == ExitCode.TERMINATED:
             return _end_with(Interrupted("terminated", terminated=True), args)
@@ -153,7 +159,7 @@ def _as_usage_error(error: typer.TyperException) -> RlmError:
 
 def _end_with(error: RlmError, args: Sequence[str]) -> int:
     report(error)
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):
         _report_on_stdout(error, args)
     return int(error.exit_code)
 
@@ -163,7 +169,7 @@ def report(error: RlmError) -> None:
     from ..render.error import print_error
     from ..render.look import look_for
 
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):
         print_error(sys.stderr, error_info(error), look=look_for(sys.stderr, env=config.environment()))
 
 

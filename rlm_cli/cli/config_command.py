@@ -59,10 +59,10 @@ def get(ctx: typer.Context, key: KeyName, json: options.Json = False) -> None:
         return
     if found.many and not entry:
         for name, value in settings.value(key).items():
-            print(f"{name}={found.kind.show(value)}")
+            show.line(f"{name}={found.kind.show(value)}")
         return
     try:
-        print(_shown(settings, key))
+        show.line(_shown(settings, key))
     except KeyError:
         raise ConfigError(f"{key} is not set", hint=f"rlm config set {key} VALUE") from None
 

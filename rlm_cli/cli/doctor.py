@@ -103,17 +103,17 @@ def config_checks(settings: config.Settings, problems: tuple[RlmError, ...], pla
 
 def model_checks(settings: config.Settings, env: Mapping[str, str]) -> Iterator[Check]:
     """Keys by name, then the models that would be used, their price and window."""
-    from ..models.catalog import KEYS, choose_models
+    from ..models.catalog import KEYS
     from ..models.facts import facts
+    from .models import choice_of
 
     names = sorted({name for group in KEYS.values() for name in group if env.get(name)} | _own_key(env))
     if names:
         yield Check("keys", "ok", ", ".join(names))
     else:
         yield Check("keys", "warn", "no provider's key is set", "export OPENAI_API_KEY=...   or use -m offline")
-    root, sub = (name and settings.model_id(name) for name in (settings.model, settings.sub_model))
     try:
-        choice = choose_models(root, sub, env, api_base=settings.api.base or "")
+        choice = choice_of(settings, env)
     except RlmError as error:
         yield failed("models", error)
         return

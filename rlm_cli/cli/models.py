@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 from .. import config, units
 from ..errors import AuthError, ProviderError, UsageError
-from ..models.catalog import choose_models, list_models, needs_nothing, present_key, provider_of
+from ..models.catalog import Choice, choose_models, list_models, needs_nothing, present_key, provider_of
 from ..models.facts import LOCAL_PROVIDERS, Facts, Price, all_models, facts
 from . import options, show
 from .config_edit import save, with_value, without
@@ -96,7 +97,7 @@ def _print_default(ctx: typer.Context, *, json: bool) -> None:
     settings = options.settings(ctx)
     root, sub = (name and settings.model_id(name) for name in (settings.model, settings.sub_model))
     try:
-        choice = choose_models(root, sub, config.environment(), api_base=settings.api.base or "")
+        choice = choice_of(settings, config.environment())
     except AuthError as error:
         if root is None:
             raise
@@ -113,6 +114,13 @@ def _print_default(ctx: typer.Context, *, json: bool) -> None:
         print(f"{label:5}{value}")
     if settings.model or settings.sub_model:
         print(f"     set by {origins['model' if settings.model else 'sub_model']}")
+
+
+def choice_of(settings: config.Settings, env: Mapping[str, str]) -> Choice:
+    """The models that `ask` would use. Raises `AuthError`."""
+    root, sub = (name and settings.model_id(name) for name in (settings.model, settings.sub_model))
+    key = config.api_key(env)
+    return choose_models(root, sub, env, api_base=settings.api.base or "", api_key=key.value if key else "")
 
 
 def _write(ctx: typer.Context, values: dict[str, str | None]) -> None:

@@ -33,6 +33,15 @@ def table(settings: config.Settings, columns: Sequence[str | Column], rows: Sequ
     print_table(sys.stdout, columns, rows, look=look)
 
 
+def line(text: str) -> None:
+    """One line on stdout: as it is in a pipe; on a terminal it cannot send control sequences."""
+    if sys.stdout.isatty():
+        from ..render.sanitize import clean_line
+
+        text = clean_line(text)
+    print(text)
+
+
 def note(settings: config.Settings, text: str) -> None:
     """A remark on stderr; nothing with -q. `text` may hold names from anywhere."""
     if not settings.run.quiet:

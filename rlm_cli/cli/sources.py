@@ -142,7 +142,5 @@ def _print_names(names: Sequence[str], *, null: bool) -> None:
         sys.stdout.buffer.write(b"".join(os.fsencode(name) + end for name in names))
         sys.stdout.buffer.flush()
         return
-    from ..render.sanitize import clean_line
-
     for name in names:
-        print(clean_line(name))
+        show.line(name)

@@ -204,3 +204,14 @@ def test_a_reader_that_left_is_no_news(home: Path) -> None:
 def test_control_sequences_in_an_error_are_shown_not_sent(rlm: Rlm) -> None:
     """An argument with an escape sequence cannot reach the terminal through the error message."""
     assert "\x1b" not in rlm("\x1b]52;c;x\x07").err
+
+
+def test_a_full_disk_is_told_and_is_no_bug(home: Path) -> None:
+    """Writing to a full device: exit 1 and one error block, no traceback, no crash file."""
+    line = f"{sys.executable} -m rlm_cli config get limits.cost > /dev/full"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr, home.exists()) == (
+        1,
+        "rlm: error: No space left on device [os_error]\n",
+        False,
+    )
