@@ -216,6 +216,7 @@ it before. The ferry came twice a week.
         ("How much is the monthly rent?", "Term: two years\nThe monthly rent is €1,250.00, due early.", "€1,250.00"),
         ("What is the timeout of max_retries?", "alpha timeout=3s\nmax_retries timeout=90s\n", "90s"),
         ("How many lines mention ERROR?", "ERROR a\nok\nan error\nERRORS\nwarn\n", "3"),
+        ("What is the carrier of the vase?", "order,carrier,item\n1,Swift,lamp\n2,North,vase\n", "North"),
         ("Which file mentions the heron?", {"a.txt": "a stork", "b/c.txt": "one grey heron\n"}, "b/c.txt"),
         ("Which files mention herons?", {"a.txt": "herons", "b.txt": "grey herons\n", "c.txt": "x"}, "a.txt, b.txt"),
         ("How many tickets mention 'refund'?", {"a": "refund\nrefund", "b": "no", "c": "a refund"}, "2"),
@@ -284,6 +285,16 @@ def test_starts_over_once_when_the_session_was_lost() -> None:
             answers.append(done.value)
         messages += [Message("assistant", reply), Message("user", observation)]
     assert answers == ["99bb"]
+
+
+def test_gives_up_when_the_session_is_lost_again_and_again() -> None:
+    """After its two rounds it submits that it found nothing, instead of using up the run's turns."""
+    lost = (Message("assistant", "..."), Message("user", "The session was restarted: out of memory"))
+    messages = (*first_messages("Which request id failed?"), *lost * TURNS * ROUNDS)
+    reply = asyncio.run(OfflineModel().complete(Request("c", "root", "offline", messages))).text
+    with pytest.raises(_Submitted) as submitted:
+        Session("req=17aa failed").run(parse_reply(reply).code)
+    assert submitted.value.value == NOTHING
 
 
 def test_is_honest_about_what_it_is() -> None:

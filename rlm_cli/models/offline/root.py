@@ -97,12 +97,7 @@ def _answer(question: Question) -> str:
 
 
 def _turn(words: str, code: str, /, **values: object) -> str:
-    """A reply: words, then one block that assigns `values` and runs `code`."""
-    assigned = [f"{name} = {literal(value)}" for name, value in values.items()]
+    """A reply: words, then one block that assigns `values` and runs `code`. A repr is one line: it closes no fence."""
+    assigned = [f"{name} = {value!r}" for name, value in values.items()]
     block = "\n".join([*assigned, code.strip()])
     return f"{words}\n```repl\n{block}\n```\n"
-
-
-def literal(value: object) -> str:
-    """`value` as Python source in which no backtick can close the code block."""
-    return repr(value).replace("`", "\\x60")
