@@ -99,6 +99,11 @@ class Cell:
         """Started, and not over."""
         return self.started and not self.ended.done()
 
+    @property
+    def dead(self) -> bool:
+        """Over because its worker is gone."""
+        return self.ended.done() and self._done is None
+
     def start(self, code: str) -> None:
         """Send it off."""
         self.started = True

@@ -154,7 +154,7 @@ class KernelClient:
         try:
             lost = await self._renew()
             cell.start(code)
-            await cell.ended
+            await asyncio.shield(cell.ended)
             return await self._result(cell, lost)
         except asyncio.CancelledError:
             self._stopping = asyncio.create_task(self._stop(cell))
@@ -179,8 +179,7 @@ class KernelClient:
         """Repair what the cell broke, so that the next one can start at once."""
         if cell.failure is not None:
             raise cell.failure
-        if self._fresh:
-            self._lost = ""
+        if cell.dead:
             await self._renew()
         late, self._late = self._late, ""
         return cell.result(lost=lost, late=late)

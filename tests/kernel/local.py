@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlm_cli.errors import SandboxError
-from rlm_cli.sandbox import ContextFacts, SubCall, SubReply
+from rlm_cli.sandbox import ContextFacts, StepResult, SubCall, SubReply
 from rlm_cli.sandbox.client import BOOT, KernelClient, Patience
 
 T = TypeVar("T")
@@ -42,7 +41,7 @@ class PipeChannel:
         try:
             self._in.write(data)
             self._in.flush()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise SandboxError(f"the kernel is gone: {error}") from error
 
     def close(self) -> None:
@@ -100,7 +99,7 @@ class Kernel:
         self.channel = channel
         self.facts = facts
 
-    async def run(self, code: str, timeout: float = 60.0, **options: Any) -> Any:
+    async def run(self, code: str, timeout: float = 60.0, **options: Any) -> StepResult:
         return await self.client.execute(code, timeout=timeout, **options)
 
     async def out(self, code: str) -> str:
@@ -139,6 +138,3 @@ def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return await asyncio.wait_for(main(), 60)
 
     return asyncio.run(bounded())
-
-
-SIGKILL = -signal.SIGKILL

@@ -1,0 +1,210 @@
+"""The kernel's pure parts: codec, capture, decoder, search, serialisation; and that Python 3.9 can read all of it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlm_cli.sandbox.kernel import answers, capture, decoding, display, search, wire
+
+KERNEL = Path(wire.__file__).parent
+
+
+@pytest.mark.parametrize("path", sorted(KERNEL.glob("*.py")), ids=lambda path: path.name)
+def test_python_3_9_can_compile_the_kernel(path: Path) -> None:
+    """No match statements and no newer grammar; annotations are never evaluated."""
+    tree = ast.parse(path.read_text("utf-8"), feature_version=(3, 9))
+    keywords = {k.arg for node in ast.walk(tree) if isinstance(node, ast.Call) for k in node.keywords}
+    assert "strict" not in keywords
+    assert "from __future__ import annotations" in path.read_text("utf-8")
+
+
+@given(
+    frames=st.lists(st.tuples(st.sampled_from([b"o", b"e", b"w"]), st.binary(max_size=50))),
+    sizes=st.lists(st.integers(1, 30), min_size=1),
+)
+def test_frames_survive_any_split(frames: list[tuple[bytes, bytes]], sizes: list[int]) -> None:
+    """However the bytes are cut on the way, the same frames come out."""
+    stream = b"".join(wire.frame(*frame) for frame in frames)
+    splitter = wire.Splitter(b"oew")
+    found, at, turn = [], 0, 0
+    while at < len(stream):
+        size = sizes[turn % len(sizes)]
+        found += list(splitter.feed(stream[at : at + size]))
+        at, turn = at + size, turn + 1
+    assert (found, splitter.buffered) == (frames, 0)
+
+
+@given(st.binary(max_size=300))
+def test_garbage_is_frames_or_a_violation(data: bytes) -> None:
+    """No bytes make the splitter fail in another way."""
+    try:
+        for kind, payload in wire.Splitter(wire.FROM_SUPERVISOR).feed(data):
+            assert kind in wire.FROM_SUPERVISOR
+            assert len(payload) <= wire.PAYLOAD_MAX
+    except wire.Violation:
+        pass
+
+
+@given(st.lists(st.binary(max_size=40)))
+def test_texts_round_trip(texts: list[bytes]) -> None:
+    """Prompts come out of a frame as they went in, and a wrong count is noticed."""
+    packed = wire.pack_texts(texts)
+    assert list(wire.unpack_texts(packed, len(texts))) == texts
+    with pytest.raises(wire.Violation):
+        wire.unpack_texts(packed, len(texts) + 1)
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.text()), st.binary(max_size=100))
+def test_messages_round_trip(fields: dict[str, Any], payload: bytes) -> None:
+    """Header and payload are found again, whatever they hold."""
+    header, rest = wire.split(wire.message(fields, payload))
+    assert (json.loads(header), rest) == (fields, payload)
+
+
+@given(writes=st.lists(st.binary(max_size=40)), keep=st.integers(4, 30), take=st.booleans())
+def test_capture_counts_every_byte(writes: list[bytes], keep: int, take: bool) -> None:
+    """Head and tail are the true ends of what was written, in at most `keep` bytes each, and the count is exact."""
+    sink = capture.Capture(keep)
+    head = b""
+    for data in writes:
+        sink.add(data)
+        head += sink.take() if take else b""
+    end = sink.finish()
+    head += end.head
+    everything = b"".join(writes)
+    assert end.total == len(everything) == len(head) + end.dropped + len(end.tail)
+    assert everything.startswith(head)
+    assert everything.endswith(end.tail)
+    assert max(len(head), len(end.tail)) <= keep
+    assert not end.dropped or len(head) + len(end.tail) >= 2 * keep - 6
+
+
+@given(text=st.text(alphabet="aé€😀\n", max_size=60), step=st.integers(1, 7))
+def test_capture_never_cuts_a_character(text: str, step: int) -> None:
+    """Every piece that goes out decodes by itself, also where the middle was dropped."""
+    data = text.encode()
+    sink = capture.Capture(16)
+    pieces = []
+    for at in range(0, len(data), step):
+        sink.add(data[at : at + step])
+        pieces.append(sink.take())
+    end = sink.finish()
+    for piece in (*pieces, end.head, end.tail):
+        piece.decode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding", "expected"),
+    [
+        (b"a\r\nb\r", "auto", ("a\r\nb\r", False)),
+        ("é€".encode(), "auto", ("é€", False)),
+        (b"\xef\xbb\xbfhi", "auto", ("hi", False)),
+        ("hé".encode("utf-16"), "auto", ("hé", False)),
+        (b"\xfe\xff" + "hé".encode("utf-16-be"), "auto", ("hé", False)),
+        ("hé".encode("utf-32"), "auto", ("hé", False)),
+        (b"caf\xe9 \x80", "auto", ("caf\xe9 \x80", True)),
+        (b"\xff\xfea", "auto", ("�", True)),
+        (b"caf\xe9", "cp1252", ("café", False)),
+        (b"a\xffb", "utf-8", ("a�b", True)),
+        (b"", "auto", ("", False)),
+    ],
+)
+def test_decode(data: bytes, encoding: str, expected: tuple[str, bool]) -> None:
+    """Mark, strict UTF-8, Latin-1, in this order; a named codec replaces; line ends stay as they are."""
+    assert decoding.decode(data, encoding) == expected
+
+
+@given(st.binary())
+def test_auto_never_fails_and_never_drops(data: bytes) -> None:
+    """Any bytes become text; without a mark they can be turned back."""
+    text, lossy = decoding.decode(data)
+    if not any(data.startswith(mark) for mark, _ in decoding.BOMS):
+        assert text.encode("latin-1" if lossy else "utf-8") == data
+
+
+@given(text=st.text(alphabet="ab\n", max_size=200), size=st.integers(1, 40), data=st.data())
+def test_chunks(text: str, size: int, data: st.DataObject) -> None:
+    """Pieces are never too large; without overlap they are the text; with it, each repeats the end of the last."""
+    whole = search.chunks(text, size)
+    assert "".join(whole) == text
+    assert all(0 < len(piece) <= size for piece in whole)
+    overlap = data.draw(st.integers(0, size - 1))
+    pieces = search.chunks(text, size, overlap)
+    assert all(0 < len(piece) <= size for piece in pieces)
+    rebuilt = "".join(piece if number == 0 else piece[overlap:] for number, piece in enumerate(pieces))
+    assert rebuilt == text
+
+
+def test_chunks_cut_at_line_ends() -> None:
+    """A line is only cut when it is longer than a piece."""
+    assert search.chunks("one\ntwo\nlonger\n", 9) == ["one\ntwo\n", "longer\n"]
+    assert search.chunks({"x": "ab\ncd", "y": ""}, 3) == [("x", "ab\n"), ("x", "cd")]
+
+
+@pytest.mark.parametrize(("size", "overlap"), [(0, 0), (5, 5), (5, -1)])
+def test_chunks_refuse_nonsense(size: int, overlap: int) -> None:
+    """Sizes that would loop for ever are an error."""
+    with pytest.raises(ValueError, match="chunks needs"):
+        search.chunks("text", size, overlap)
+
+
+@given(text=st.text(alphabet="ab\r\n", max_size=80), pattern=st.sampled_from(["a", "b+", "^a", "b$", "a|b", "ab?"]))
+def test_grep_finds_the_lines_a_loop_finds(text: str, pattern: str) -> None:
+    """Line numbers, texts and offsets agree with going through the lines one by one."""
+    lines = text.split("\n")
+    expected = [(i + 1, line.rstrip("\r")) for i, line in enumerate(lines) if re.search(pattern, line, re.MULTILINE)]
+    hits = search.grep(pattern, text)
+    assert [(hit.line, hit.text) for hit in hits] == expected
+    assert all(re.fullmatch(pattern, text[hit.start : hit.end], re.MULTILINE) for hit in hits)
+
+
+def test_grep_context_limit_and_repr() -> None:
+    """Lines around, the limit and what a model sees of it."""
+    hits = search.grep("C", {"doc": "a\nb\nc\nd\ne", "more": "c"}, context_lines=1, ignore_case=True)
+    assert repr(hits) == "<2 matching lines>\ndoc-2- b\ndoc:3: c\ndoc-4- d\nmore:1: c"
+    cut = search.grep("c", "c\nc", limit=1)
+    assert (len(cut), cut.truncated) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("é\n", ("text", "é\n")),
+        (b"\0\xff", ("bytes", b"\0\xff")),
+        (42, ("json", "42")),
+        ({"é": [1, (2,)]}, ("json", '{\n  "é": [\n    1,\n    [\n      2\n    ]\n  ]\n}')),
+        ({3, 1}, ("json", "[\n  1,\n  3\n]")),
+        ((n for n in (1, 2)), ("json", "[\n  1,\n  2\n]")),
+        ({"a": {1}}, ("json", '{\n  "a": [\n    1\n  ]\n}')),
+        (float("nan"), ("text", "nan")),
+        ({(1, 2): 3}, ("text", "{(1, 2): 3}")),
+        (Ellipsis, ("text", "Ellipsis")),
+    ],
+)
+def test_answers(value: object, expected: tuple[str, str | bytes]) -> None:
+    """What kind of answer each kind of value becomes."""
+    assert answers.serialise(value) == expected
+
+
+def test_answer_pieces_are_small_and_whole() -> None:
+    """A long text leaves in pieces of at most 1 MiB that join to its UTF-8."""
+    text = "aé😀" * 500_000
+    pieces = list(answers.parts(text))
+    assert b"".join(pieces) == text.encode()
+    assert max(map(len, pieces)) <= wire.PART_MAX
+
+
+def test_reprs_are_bounded() -> None:
+    """Big values show their size and not themselves."""
+    assert display.bounded_repr("x" * 10**6, 100).endswith("[1,000,000 characters in all]")
+    assert len(display.bounded_repr(list(range(10**6)), 1000)) < 1200
+    assert display.bounded_repr({"a": [1, 2], "b": (3,)}) == "{'a': [1, 2], 'b': (3,)}"
+    assert display.bounded_repr((1,)) == "(1,)"

@@ -1,0 +1,280 @@
+"""The host's half of the wire against a scripted container: what it believes, what it refuses, what it survives."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlm_cli.errors import SandboxError
+from rlm_cli.sandbox import Answer, Captured, StepResult, SubCall, SubReply, frames
+from rlm_cli.sandbox.client import KernelClient, Patience, kernel_bundle
+from rlm_cli.sandbox.frames import Violation
+from rlm_cli.sandbox.kernel import wire
+from tests.kernel.local import FakeHost
+
+FACTS = {
+    "version": 1, "uid": 65534, "gid": 65534, "pid": 1, "cap_eff": 0, "no_new_privs": True, "seccomp": 2,
+    "memory_limit": 2**31, "pids_limit": None, "interfaces": ["lo"], "root_writable": False, "in_writable": False,
+    "dumpable": False, "python": "3.12.1", "machine": "x86_64",
+}  # fmt: skip
+ATTACHED = {"op": "attached", "kind": "str", "documents": 1, "bytes": 5, "chars": 5, "lines": 1, "lines_exact": True,
+            "lossy": 0}  # fmt: skip
+STARTED = wire.frame(b"s", b'{"pid": 2}')
+DIED = wire.frame(b"x", b'{"status": -9, "oom": false, "memory_limit": 0, "violation": ""}') + STARTED
+TAILS = wire.frame(b"t", wire.message({k: {"total": 0, "dropped": 0, "tail": 0} for k in "oe"}))
+
+
+def worker(fields: Any, payload: bytes = b"", kind: bytes = b"w") -> bytes:
+    return wire.frame(kind, wire.message(fields, payload))
+
+
+def done(cell: int = 1, **fields: Any) -> bytes:
+    end = {"op": "done", "cell": cell, "status": "ok", "seconds": 0.5, "variables": [], **fields}
+    return TAILS + worker(end, kind=b"d")
+
+
+def call(number: int, *prompts: bytes, **fields: Any) -> bytes:
+    head = {"op": "call", "id": number, "cell": 1, "kind": "llm", "model": "", "count": len(prompts), **fields}
+    return worker(head, wire.pack_texts(prompts))
+
+
+class ScriptedChannel:
+    """A `Channel` whose other side is a script: frame type from the host -> bytes to answer with."""
+
+    def __init__(self, script: dict[bytes, list[bytes]]) -> None:
+        self.script = {b"boot": [wire.frame(b"b", json.dumps(FACTS).encode()) + STARTED], **script}
+        self.sent: list[tuple[bytes, bytes]] = []
+        self._out: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._splitter = wire.Splitter(wire.FROM_HOST)
+        self._closed = False
+
+    def read(self) -> bytes:
+        return b"" if self._closed else self._out.get()
+
+    def write(self, data: bytes) -> None:
+        if data is kernel_bundle():
+            self._say(b"boot")
+            return
+        for kind, payload in self._splitter.feed(data):
+            self.sent.append((kind, payload))
+            self._say(b"attach" if kind == b"W" and b'"attach"' in payload else kind)
+
+    def _say(self, kind: bytes) -> None:
+        replies = self.script.get(kind)
+        if replies:
+            self._out.put(replies.pop(0))
+        elif kind == b"attach":
+            self._out.put(worker(ATTACHED))
+
+    def close(self) -> None:
+        self._closed = True
+        self._out.put(b"")
+
+
+def play(
+    script: dict[bytes, list[bytes]],
+    *,
+    cells: int = 1,
+    host: FakeHost | None = None,
+    patience: Patience | None = None,
+) -> tuple[list[StepResult], ScriptedChannel]:
+    """Run cells against the script."""
+    channel = ScriptedChannel(script)
+
+    async def main() -> list[StepResult]:
+        client = KernelClient(channel, patience=patience or Patience())
+        try:
+            await client.start()
+            await client.attach(b"", None, 100, host or FakeHost())
+            return [await client.execute("code", timeout=30) for _ in range(cells)]
+        finally:
+            await client.close()
+
+    return bounded(main), channel
+
+
+def bounded(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    return asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_cell_from_start_to_end() -> None:
+    """Output pieces, tails, the answer in parts and the status make one StepResult."""
+    answer = {"op": "answer", "cell": 1, "kind": "text"}
+    tails = wire.message(
+        {"o": {"total": 100, "dropped": 93, "tail": 3}, "e": {"total": 0, "dropped": 0, "tail": 0}}, b"end"
+    )
+    script = (
+        wire.frame(b"o", "hé".encode())
+        + wire.frame(b"o", b"y")
+        + worker({**answer, "part": 0, "last": True}, b"old")
+        + worker({**answer, "part": 0, "last": False}, b"ne")
+        + worker({**answer, "part": 1, "last": True}, b"w")
+        + wire.frame(b"t", tails)
+        + done(variables=["x: int, 1"])[len(TAILS) :]
+    )
+    (result,), channel = play({b"C": [script]})
+    assert result == StepResult(
+        status="ok",
+        stdout=Captured("héy", "end", 100, 93),
+        answer=Answer("text", b"new"),
+        seconds=0.5,
+        variables=("x: int, 1",),
+    )
+    assert [kind for kind, _ in channel.sent if kind != b"P"] == [b"W", b"C", b"Q"]
+
+
+BAD = {
+    "unknown op": worker({"op": "gift"}),
+    "no op": worker({}),
+    "list": worker([]),
+    "huge header": wire.frame(b"w", (70_000).to_bytes(4, "big") + b" " * 70_000),
+    "short": wire.frame(b"w", b"\0\0"),
+    "deep": wire.frame(b"w", (60_000).to_bytes(4, "big") + b"[" * 60_000),
+    "digits": wire.frame(b"w", (5_000).to_bytes(4, "big") + b"9" * 5_000),
+    "nan": wire.frame(b"w", (3).to_bytes(4, "big") + b"NaN"),
+    "bad utf-8": wire.frame(b"w", (1).to_bytes(4, "big") + b"\xff"),
+    "count": call(1, b"a", count=2),
+    "negative": call(-1, b"a"),
+    "bool for int": call(1, b"a", id=True),
+    "foreign done": done(cell=2),
+    "done as list": wire.frame(b"d", wire.message([])),  # type: ignore[arg-type]
+    "answer starts late": worker({"op": "answer", "cell": 1, "kind": "text", "part": 3, "last": True}, b"x"),
+    "answer too big": worker(
+        {"op": "answer", "cell": 1, "kind": "text", "part": 0, "last": True}, b"x" * (wire.PART_MAX + 1)
+    ),
+    "same call twice": call(1, b"a") + call(1, b"a"),
+    "17 calls": b"".join(call(number, b"a") for number in range(17)),
+}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+def test_a_violation_kills_the_worker_and_not_the_run(bad: bytes) -> None:
+    """K is sent, the corpus is attached again, the result says so, the next cell works."""
+    (died, after), channel = play({b"C": [bad, done(cell=2)], b"K": [TAILS + DIED]}, cells=2)
+    assert (died.status, after.status, after.restarted) == ("died", "ok", "")
+    assert "every variable is gone" in died.restarted
+    assert [kind for kind, payload in channel.sent if kind in b"CK" or b'"attach"' in payload] == [
+        b"W", b"C", b"K", b"W", b"C",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        {b"C": [BAD["deep"]], b"K": [TAILS + DIED], b"attach": [worker(ATTACHED), BAD["deep"]]},
+        {b"C": [b"z\0\0\0\0"]},
+        {b"C": [b"o\xff\xff\xff\xff"]},
+        {b"C": [wire.frame(b"x", b"{}")]},
+        {b"C": [wire.frame(b"t", b"{}")]},
+        {b"C": [b""]},
+    ],
+    ids=["twice", "type", "length", "exit", "tails", "eof"],
+)
+def test_what_ends_the_run(script: dict[bytes, list[bytes]]) -> None:
+    """A second violation at once, a garbled outer stream, or its end: SandboxError, promptly."""
+    with pytest.raises(SandboxError):
+        play(script)
+
+
+def test_silence_after_a_kill_ends_the_run() -> None:
+    """A supervisor that does not replace its worker is broken."""
+    with pytest.raises(SandboxError, match="did not stop a cell"):
+        play({b"C": [BAD["nan"]]}, patience=Patience(kill=0.1))
+
+
+def test_a_frozen_sandbox_is_noticed() -> None:
+    """No pong, no frame: the ping task ends the run without any deadline of the cell."""
+    with pytest.raises(SandboxError, match="stopped answering"):
+        play({}, patience=Patience(ping=0.05, silence=0.1))
+
+
+def test_a_worker_that_dies_between_cells_is_reported_with_the_next() -> None:
+    """The next result says why its variables were gone."""
+    (_, second), channel = play({b"C": [done() + DIED, done(cell=2)]}, cells=2)
+    assert second.status == "ok"
+    assert "lost between two cells: its process was killed by SIGKILL" in second.restarted
+    assert sum(b'"attach"' in payload for _, payload in channel.sent) == 2
+
+
+def test_out_of_memory_is_named() -> None:
+    """The cause and the limit, from the supervisor's facts."""
+    oom = b'{"status": -9, "oom": true, "memory_limit": 512000000, "violation": ""}'
+    (result,), _ = play({b"C": [TAILS + wire.frame(b"x", oom) + STARTED]})
+    assert (result.status, "out of memory (limit 512 MB)" in result.restarted) == ("died", True)
+
+
+def test_replies_go_back_by_index() -> None:
+    """Each item once, whatever the host delivers; an item it forgot fails."""
+
+    class Odd(FakeHost):
+        async def answer(self, call: SubCall, deliver: Callable[[int, SubReply], None]) -> None:
+            deliver(1, SubReply(True, "second"))
+            deliver(1, SubReply(True, "again"))
+            deliver(7, SubReply(True, "nobody"))
+
+    # The cell ends with the second reply.
+    channel = ScriptedChannel({b"C": [call(5, b"a", b"b")], b"W": [wire.frame(b"p"), done()]})
+
+    async def main() -> StepResult:
+        client = KernelClient(channel)
+        await client.start()
+        await client.attach(b"", None, 100, Odd())
+        try:
+            return await client.execute("code", timeout=30)
+        finally:
+            await client.close()
+
+    assert bounded(main).status == "ok"
+    replies = [payload for kind, payload in channel.sent if kind == b"W" and b'"reply"' in payload]
+    parsed = [(json.loads(head), bytes(rest)) for head, rest in map(wire.split, replies)]
+    assert [(fields["id"], fields["index"], fields["ok"], text) for fields, text in parsed] == [
+        (5, 1, True, b"second"),
+        (5, 0, False, b"the call was given up"),
+    ]
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_message_or_a_violation(body: bytes) -> None:
+    """No other exception leaves the parsers, so nothing the container sends can break the host."""
+    for parse in (frames.parse_worker, frames.parse_done, frames.parse_boot, frames.parse_tails, frames.parse_exit):
+        try:
+            parse(body)
+        except Violation:
+            continue
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+)
+NAMES = ["op", "id", "cell", "kind", "model", "count", "part", "last", "status", "seconds", "variables", "bytes"]
+
+
+@given(
+    op=st.sampled_from(["call", "answer", "budget", "attached", "attach_failed", "done"]),
+    fields=st.dictionaries(st.sampled_from(NAMES), JSON),
+    payload=st.binary(max_size=60),
+)
+def test_any_fields_are_a_message_or_a_violation(op: str, fields: dict[str, Any], payload: bytes) -> None:
+    """The same with well-formed JSON of the wrong shape."""
+    body = wire.message({**fields, "op": op}, payload)
+    for parse in (frames.parse_worker, frames.parse_done):
+        try:
+            parse(body)
+        except Violation:
+            continue
+
+
+def test_text_from_headers_can_be_encoded() -> None:
+    """Lone surrogates, which JSON lets through, do not reach whoever logs them."""
+    message = frames.parse_worker(wire.message({**json.loads('{"model": "\\ud800x"}'), "op": "call", "id": 1, "cell": 1,
+                                                "kind": "llm", "count": 1}, wire.pack_texts([b"\xff"])))  # fmt: skip
+    assert isinstance(message, frames.CallAsked)
+    assert message.call == SubCall("llm", ("�",), "?x")
