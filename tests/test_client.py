@@ -205,7 +205,7 @@ def test_a_worker_that_dies_between_cells_is_reported_with_the_next() -> None:
 
 def test_out_of_memory_is_named() -> None:
     """The cause and the limit, from the supervisor's facts."""
-    oom = b'{"status": -9, "oom": true, "memory_limit": 512000000, "violation": ""}'
+    oom = b'{"status": -9, "oom": true, "memory_limit": 536870912, "violation": ""}'
     (result,), _ = play({b"C": [TAILS + wire.frame(b"x", oom) + STARTED]})
     assert (result.status, "out of memory (limit 512 MB)" in result.restarted) == ("died", True)
 

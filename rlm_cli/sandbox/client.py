@@ -431,7 +431,7 @@ def exit_reason(gone: frames.Exit) -> str:
     if gone.violation:
         return f"it wrote something into the kernel's own pipes ({gone.violation})"
     if gone.oom:
-        return f"out of memory (limit {gone.memory_limit // 10**6:,} MB)" if gone.memory_limit else "out of memory"
+        return f"out of memory (limit {gone.memory_limit // 2**20:,} MB)" if gone.memory_limit else "out of memory"
     if gone.status >= 0:
         return f"its process ended with exit code {gone.status}"
     try:
