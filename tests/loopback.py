@@ -39,6 +39,7 @@ A policy is a function from a `Turn` to the root's reply:
 from __future__ import annotations
 
 import json
+import math
 import re
 import select
 import socket
@@ -267,8 +268,9 @@ def oracle(behaviour: Behaviour, prompt: str, label: Label) -> str:
 
 
 def rot(behaviour: Behaviour, size: int) -> float:
+    """Extra error, in percent, of a prompt of `size` tokens: 12 points per doubling beyond `rotN`."""
     start = behaviour.number("rot")
-    return 12.0 * max(0, (size / start - 1).__floor__().bit_length()) if start and size > start else 0.0
+    return 12.0 * math.log2(size / start) if start and size > start else 0.0
 
 
 def wrong(label: str) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..errors import AuthError, ProviderError, RlmError, TransientError
+from .catalog import KEYS, provider_of
 
 DETAIL_CHARS = 400
 
@@ -64,7 +65,7 @@ class Failure:
 
     @property
     def where(self) -> str:
-        return redact(self.api_base, self.secrets) or self.model.partition("/")[0]
+        return redact(self.api_base, self.secrets) or provider_of(self.model) or self.model
 
 
 def redact(text: str, secrets: tuple[str, ...] = ()) -> str:
@@ -157,7 +158,8 @@ def _by_status(error: BaseException, failure: Failure, detail: str) -> RlmError:
 
 
 def _rejected(failure: Failure, detail: str) -> AuthError:
-    hint = f"Check the key for {failure.where}: rlm doctor shows which one is used."
+    name = "RLM_API_KEY" if failure.api_base else " or ".join(KEYS.get(provider_of(failure.model), ())[:2])
+    hint = f"Check {name or 'the key'}; rlm doctor shows what was found."
     return AuthError(f"{failure.where} rejected the API key: {detail}", hint=hint, code="key_rejected")
 
 

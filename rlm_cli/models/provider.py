@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import logging
 import os
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import RlmError, TransientError
-from ..events import Usage
+from ..events import Role, Usage
 from . import Completion, Finish, Message, OnText, Request, Spent, note_spent
 from .facts import output_limit
 from .failures import Failure, explain
@@ -30,11 +31,13 @@ COUNT_WHOLE = 65_536
 """Longer texts (characters) are counted by samples: an estimate need not read 10 MB."""
 SAMPLES, SAMPLE_CHARS = 16, 4096
 MESSAGE_OVERHEAD = 4
+OUTPUT_OPTIONS = ("max_tokens", "max_completion_tokens")
 
 
 @dataclass(frozen=True)
 class ProviderOptions:
-    """How to reach the provider. `options` go into every request as they are (`-O temperature=0`).
+    """How to reach the provider. `options` go into every request as they are (`-O temperature=0`); `max_tokens` among
+    them becomes the default output limit.
 
     `timeout_s`: how long to wait for a whole reply, or for the next piece of a streamed one. `secrets` are values
     that must never show in a message (the keys in the environment).
@@ -46,6 +49,25 @@ class ProviderOptions:
     timeout_s: float = 120.0
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
+    def output_limit(self, model: str, role: Role) -> int:
+        """The output to ask for when a request does not say (for `Budgeted`, which reserves it)."""
+        own = next((self.options[name] for name in OUTPUT_OPTIONS if name in self.options), None)
+        return int(own) if own is not None else output_limit(model, role)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Importing LiteLLM makes a million objects that stay: garbage collection would walk them again and again (a third
+    of the import's time), and afterwards at every full collection."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_on:
+            gc.enable()
+
 
 @functools.cache
 def _litellm() -> Any:
@@ -54,7 +76,8 @@ def _litellm() -> Any:
     os.environ["LITELLM_MODE"] = "PRODUCTION"  # else: it loads a stray .env, keys and base URLs included
     logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="pydantic")  # about LiteLLM's classes, at a user's first call
-    import litellm
+    with _without_collection():
+        import litellm
 
     logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)  # the import sets it anew
     litellm.telemetry = False
@@ -67,11 +90,10 @@ def _litellm() -> Any:
 
 
 def warm_up() -> None:
-    """Import everything that the first call would import, and load the tokenizer. Blocking; thread-safe."""
-    litellm = _litellm()
-    with suppress(ImportError):
+    """Import what the first request needs. Blocking; thread-safe; nothing is sent."""
+    _litellm()
+    with _without_collection(), suppress(ImportError):
         import openai.resources  # noqa: F401 - most providers speak through it; 0.3 s at the first call otherwise
-    litellm.encoding.encode("warm")
 
 
 def count_tokens(text: str) -> int:
@@ -183,8 +205,7 @@ class LiteLLMProvider:
             **self._arguments(request), stream=True, stream_options={"include_usage": True}
         )
         try:
-            async for piece in _pieces(stream, reply):
-                beat()
+            async for piece in _pieces(stream, reply, beat):
                 shown = len(reply.text)
                 reply.text += piece
                 cut = _cut_short(request, reply)
@@ -201,8 +222,8 @@ class LiteLLMProvider:
         # Nobody asked for our own parameters by name, so a provider without them may ignore them; what the user
         # asked for with -O must not vanish silently.
         arguments: dict[str, Any] = {"drop_params": not options.options, "max_retries": 0, "num_retries": 0}
-        arguments |= {"max_tokens": request.max_output or output_limit(request.model, request.role)}
-        arguments |= options.options
+        arguments |= {name: value for name, value in options.options.items() if name not in OUTPUT_OPTIONS}
+        arguments["max_tokens"] = request.max_output or options.output_limit(request.model, request.role)
         arguments |= {"model": resolved(request.model, options.api_base), "messages": wire_messages(request)}
         arguments["timeout"] = options.timeout_s * 10  # ours is the one that counts, and it sees each piece
         if options.api_base:
@@ -237,9 +258,11 @@ def _cut_short(request: Request, reply: _Reply) -> bool:
     return True
 
 
-async def _pieces(stream: Any, reply: _Reply) -> AsyncIterator[str]:
-    """The texts of a stream; usage and finish reason go into `reply` as they come."""
+async def _pieces(stream: Any, reply: _Reply, beat: Callable[[], None]) -> AsyncIterator[str]:
+    """The texts of a stream; usage and finish reason go into `reply` as they come. Hidden thinking is not text, but it
+    is a sign of life."""
     async for chunk in stream:
+        beat()
         reply.usage = usage_of(getattr(chunk, "usage", None)) or reply.usage
         if not chunk.choices:
             continue

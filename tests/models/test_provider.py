@@ -226,9 +226,13 @@ def test_a_reply_may_be_empty_or_huge(server: LoopbackServer) -> None:
 
 def test_options_go_into_every_request(server: LoopbackServer) -> None:
     """`-O` reaches the provider; an explicit max_output wins over the default."""
-    ask(server, request("openai/sub/e00", max_output=77), options={"temperature": 0.5})
-    body = server.requests[0].body
-    assert (body["temperature"], body["max_tokens"]) == (0.5, 77)
+    chosen = {"temperature": 0.5, "max_tokens": 99}
+    ask(server, request("openai/sub/e00", max_output=77), request("openai/sub/e00"), options=chosen)
+    assert [(entry.body["temperature"], entry.body["max_tokens"]) for entry in server.requests] == [
+        (0.5, 77),
+        (0.5, 99),
+    ]
+    assert ProviderOptions(options=chosen).output_limit("gpt-5", "root") == 99
 
 
 def test_a_bare_model_with_an_api_base_is_openai_compatible(server: LoopbackServer) -> None:
