@@ -35,7 +35,7 @@ tidy() { # leave $1 with what a kernel needs
     usr/share/bash-completion usr/share/perl5 usr/share/common-licenses usr/share/debconf usr/share/keyrings \
     var/cache/* var/log/* var/lib/apt var/lib/dpkg var/lib/pam var/lib/systemd etc/apt etc/dpkg \
     usr/bin/openssl usr/bin/dpkg* usr/lib/dpkg usr/lib/apt usr/lib/systemd \
-    boot home media mnt opt srv dev/* tmp/* run/*
+    boot home media mnt opt srv tmp/* run/*
   find . -xdev -type f -perm /6000 -exec chmod a-s {} +
   mkdir -p in dev proc sys tmp
   chmod 1777 tmp
@@ -68,12 +68,13 @@ if [ "$(id -u)" = 0 ] && command -v debootstrap >/dev/null; then
   echo "removing what Python does not need"
   (tidy "$root")
   echo "packing"
-  tar --create --file "$out" --directory "$root" --numeric-owner --sort=name --one-file-system .
+  tar --create --file "$out" --directory "$root" --numeric-owner --sort=name --one-file-system \
+    --exclude='./dev/*' .
 elif command -v mmdebstrap >/dev/null; then
   echo "downloading and unpacking Debian $suite packages from $mirror"
   # The hook runs inside mmdebstrap's user namespace, where the files belong to root.
   self=$(readlink -f "$0")
-  mmdebstrap --quiet --variant=minbase --include="$packages" \
+  mmdebstrap --quiet --variant=minbase --include="$packages" --skip=cleanup --skip=output/dev \
     --customize-hook="sh '$self' --tidy \"\$1\"" "$suite" "$out" "$mirror"
 else
   echo "debootstrap (as root) or mmdebstrap is needed" >&2

@@ -15,6 +15,7 @@ from rlm_cli.sandbox.image import (
     Image,
     ImageProgress,
     OnImageProgress,
+    build,
     resolve_image,
     status,
 )
@@ -95,6 +96,33 @@ def test_always_pulls_although_the_image_is_there() -> None:
     )
     with pytest.raises(SandboxError):
         resolve_image(Store("mine:1"), SandboxOptions(image="mine:1", pull="always"))
+
+
+def programs(folder: Path, **scripts: str) -> str:
+    """A folder of little shell programs, as a PATH entry."""
+    folder.mkdir()
+    for name, script in scripts.items():
+        (folder / name.replace("_", "-")).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name.replace("_", "-")).chmod(0o755)
+    return str(folder)
+
+
+def test_building_without_the_tools_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a Debian machine without debootstrap: the exact line to type."""
+    monkeypatch.setenv("PATH", programs(tmp_path / "bin", apt_get="exit 0"))
+    with pytest.raises(SandboxError, match="building the image needs") as caught:
+        build(Store())
+    assert (caught.value.code, "apt-get install -y" in caught.value.hint) == ("build_tools_missing", True)
+
+
+def test_a_failed_build_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe's last words reach the person, and nothing is imported."""
+    fails = "echo 'E: no such mirror' >&2; exit 1"
+    monkeypatch.setenv("PATH", f"{programs(tmp_path / 'bin', debootstrap=fails, mmdebstrap=fails)}:/usr/bin:/bin")
+    phases: list[str] = []
+    with pytest.raises(SandboxError, match="E: no such mirror") as caught:
+        build(Store(), on_progress=lambda progress: phases.append(progress.phase))
+    assert (caught.value.code, len(phases)) == ("image_build_failed", 1)
 
 
 def test_the_default_is_pinned_by_digest() -> None:
