@@ -469,16 +469,19 @@ class Bus:
             record = Record(self._seq, self._clock(), span, event)
             if not is_streaming(event):
                 self._seq += 1
-            for listener in tuple(self._listeners):
-                self._deliver(listener, record)
+            failures = [failure for listener in tuple(self._listeners) if (failure := self._deliver(listener, record))]
+            for failure in failures:  # after everybody has the record itself
+                self.emit(Warned(failure))
 
-    def _deliver(self, listener: Listener, record: Record) -> None:
+    def _deliver(self, listener: Listener, record: Record) -> str:
+        """What went wrong, "" when nothing did."""
         try:
             listener(record)
         except Exception as error:  # noqa: BLE001 - the edge between the run and whoever watches it
             self._listeners.remove(listener)
             name = getattr(listener, "name", type(listener).__name__)
-            self.emit(Warned(f"{name} failed and was switched off: {error}"))
+            return f"{name} failed and was switched off: {error}"
+        return ""
 
 
 # -- JSON ----------------------------------------------------------------------------------------------------------

@@ -106,8 +106,9 @@ def test_printed_sizes_read_back(count: int) -> None:
 
 @given(st.floats(0, 10**6))
 def test_printed_durations_read_back(seconds: float) -> None:
-    """Likewise for durations: half a millisecond, or five percent."""
-    assert abs(parse_duration(human_seconds(seconds)) - seconds) <= max(0.00051, seconds * 0.055)
+    """Likewise for durations: half of the last digit shown (a millisecond, or a tenth of a second), or five percent."""
+    half = 0.00051 if seconds < 0.1 else 0.0501
+    assert abs(parse_duration(human_seconds(seconds)) - seconds) <= max(half, seconds * 0.055)
 
 
 @given(st.integers(0, 10**20 - 1), st.sampled_from([("", 1), ("k", 1024), ("KB", 1000), ("GiB", 1024**3), ("b", 1)]))

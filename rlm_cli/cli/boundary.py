@@ -7,6 +7,7 @@ goes to a file, and to the screen with --debug. With --json or --events a failur
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -84,8 +85,14 @@ def _silence_stdout() -> None:
 
 
 def main() -> NoReturn:
-    """The `rlm` command."""
-    sys.exit(run(sys.argv[1:]))
+    """The `rlm` command.
+
+    Ends without tearing the interpreter down: LiteLLM's clients import modules from their destructors, which waits
+    for ever when the thread that was importing LiteLLM is gone by then. Exit functions have run, streams are flushed.
+    """
+    code = run(sys.argv[1:])
+    atexit._run_exitfuncs()
+    os._exit(code)
 
 
 def run(args: Sequence[str]) -> int:

@@ -16,7 +16,7 @@ from ..events import Emit, ModelPair, Totals
 from ..models import Model
 from ..models.catalog import Choice, choose_models, needs_nothing, secret_values
 from ..models.facts import Price, facts, per_million
-from ..models.ledger import Budgeted, Caps, Count, Ledger, Pricing, pricing
+from ..models.ledger import Budgeted, Caps, Ledger, Pricing, pricing
 from ..models.limited import Limited
 from ..models.reported import Reported
 from ..models.retrying import Retrying
@@ -26,6 +26,7 @@ from ..sandbox import SandboxOptions
 from ..units import human_bytes
 
 if TYPE_CHECKING:
+    from ..models.provider import ProviderOptions
     from ..sandbox.container import DockerSandbox, Engine
     from ..sandbox.image import ImageProgress
 
@@ -97,14 +98,14 @@ class Models:
         limited = Limited(self._providers, self._settings.limits.concurrency)
         deadline = None if time_s is None else time.monotonic() + time_s
         retrying = Retrying(limited, emit, may_retry=self.ledger.extend, deadline=deadline)
-        return Reported(Budgeted(retrying, self.ledger, count=self._tokenizer()), emit, self.ledger)
+        return Reported(self._budgeted(retrying), emit, self.ledger)
 
-    def _tokenizer(self) -> Count | None:
+    def _budgeted(self, inner: Model) -> Model:
         if self.built_in:
-            return None
+            return Budgeted(inner, self.ledger)
         from ..models.provider import count_request
 
-        return count_request
+        return Budgeted(inner, self.ledger, limit=self._options().output_limit, count=count_request)
 
     async def close(self) -> None:
         """Release the providers' connections."""
@@ -119,16 +120,19 @@ class Models:
             from ..models.scripted import ScriptedModel
 
             return ScriptedModel.load(Path(model.removeprefix("scripted:")))
-        from ..models.provider import LiteLLMProvider, ProviderOptions
+        from ..models.provider import LiteLLMProvider
+
+        return LiteLLMProvider(self._options())
+
+    def _options(self) -> ProviderOptions:
+        from ..models.provider import ProviderOptions
 
         key = config.api_key(self._env)
-        return LiteLLMProvider(
-            ProviderOptions(
-                api_base=self._settings.api.base or "",
-                api_key=key.value if key else "",
-                options=self._settings.model_options,
-                secrets=secret_values(self._env),
-            )
+        return ProviderOptions(
+            api_base=self._settings.api.base or "",
+            api_key=key.value if key else "",
+            options=self._settings.model_options,
+            secrets=secret_values(self._env),
         )
 
 

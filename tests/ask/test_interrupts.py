@@ -1,0 +1,70 @@
+"""Ctrl-C once and twice, SIGTERM, SIGKILL: the documented code, and no container left two seconds later."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+
+import pytest
+
+from .conftest import Shell, containers_of, send, until
+
+pytestmark = pytest.mark.docker
+
+HANGING_CELL = "```repl\nimport time\nprint('running')\ntime.sleep(60)\n```"
+
+
+def running(shell: Shell, *more: str) -> subprocess.Popen[bytes]:
+    """A run that is in the middle of a cell."""
+    (shell.folder / "a.txt").write_text("hello\n")
+    shell.server.policies["hangs"] = lambda turn: HANGING_CELL
+    process = shell.start("ask", "a.txt", "Q", *shell.model("root/hangs"), *more)
+    until(lambda: any(entry.finished for entry in shell.server.requests), seconds=40)
+    until(lambda: bool(containers_of(process.pid)))
+    return process
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_one_signal_stops_the_run_and_keeps_its_record(shell: Shell, number: signal.Signals, code: int) -> None:
+    """The run says so, ends with its code and a complete log, and its container is gone."""
+    process = running(shell, "--json")
+    send(process, number)
+    done = shell.finish(process)
+    assert (done.code, done.json["exit_code"], done.json["status"]) == (code, code, "error")
+    assert "interrupted" in done.err
+    assert shell.record()[-1]["type"] == "run.finished"
+    assert containers_of(process.pid) == []
+
+
+def test_a_second_ctrl_c_kills_at_once(shell: Shell) -> None:
+    """Exit 130 without waiting for anything polite; no container left."""
+    process = running(shell)
+    send(process, signal.SIGINT)
+    send(process, signal.SIGINT)
+    done = shell.finish(process)
+    assert done.code == 130
+    until(lambda: not containers_of(process.pid), seconds=2)
+
+
+def test_sigkill_leaves_no_container(shell: Shell) -> None:
+    """Nobody is left to clean up: the kernel notices that its host is gone. The log up to there is readable."""
+    process = running(shell)
+    process.kill()
+    process.communicate(timeout=20)
+    until(lambda: not containers_of(process.pid), seconds=2)
+    assert shell.record()[0]["type"] == "run.started"
+
+
+def test_ctrl_c_while_stdin_is_awaited(shell: Shell) -> None:
+    """Before anything runs: 130, and what was spooled is not kept."""
+    process = shell.start("ask", "-", "Q", "--json", *shell.model("root/lazy"), stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(b"half of it\n")
+    process.stdin.flush()
+    runs = shell.folder / "rlm" / "runs"
+    until(lambda: runs.exists() and any(runs.glob("*/stdin")))
+    send(process, signal.SIGINT)
+    done = shell.finish(process)
+    assert (done.code, json.loads(done.out)["exit_code"]) == (130, 130)
+    assert list(runs.glob("*")) == []
