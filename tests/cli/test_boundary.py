@@ -173,8 +173,8 @@ WAIT = """
 import sys, time
 from rlm_cli.cli import app, boundary
 def waiting():
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         while True: time.sleep(0.05)
     finally:
         print("cleaned", flush=True)
