@@ -2,8 +2,8 @@
 
 An `Event` is a frozen dataclass with a stable dotted `type`. The `Bus` wraps each in a `Record` (sequence number,
 time, span) and hands it to its listeners in order, the run log first. Facts go out through `emit`; no listener ever
-steers the run. `ModelText` and `OutputText` are drawn while they stream and never logged: `CodeWritten` and
-`Output` carry the same text once it is whole.
+steers the run. `ModelText`, `OutputText` and `Preparing` are drawn while they stream and never logged:
+`CodeWritten` and `Output` carry the same text once it is whole.
 
 JSON both ways: `record_to_json` / `record_from_json`. Unknown types and fields are tolerated on reading, so that an
 old `rlm` can list and replay what a newer one wrote.
@@ -237,6 +237,16 @@ class RunStarted:
 
 
 @dataclass(frozen=True)
+class Preparing:
+    """Something before the first turn takes longer than a moment: `done` of `total` bytes. Drawn, not logged."""
+
+    what: str
+    done: int
+    total: int
+    type: str = "preparing"
+
+
+@dataclass(frozen=True)
 class SandboxReady:
     """The kernel answered, its boot facts were right, and it sees the corpus."""
 
@@ -404,6 +414,7 @@ class Unknown:
 
 Event = (
     RunStarted
+    | Preparing
     | SandboxReady
     | PromptSet
     | StepStarted
@@ -442,8 +453,8 @@ Listener = Callable[[Record], None]
 
 
 def is_streaming(event: Event) -> bool:
-    """Pieces of text that are drawn as they come and superseded by a logged event."""
-    return isinstance(event, ModelText | OutputText)
+    """What is drawn as it comes and superseded by a logged event."""
+    return isinstance(event, ModelText | OutputText | Preparing)
 
 
 class Bus:

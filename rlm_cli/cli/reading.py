@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from ..prompts import InputFacts
 from ..prompts.texts import LISTING, SAMPLE_CHARS
 from ..render.ticker import Ticker
+from ..sandbox.staging import index_name
 from ..sources import Corpus, Document, SourceOptions
 from ..sources.arguments import Parsed
 from ..sources.gather import collect
@@ -47,7 +48,7 @@ def input_facts(corpus: Corpus) -> InputFacts:
         files=len(documents),
         bytes=corpus.facts.bytes,
         kinds=tuple(kinds.most_common(8)),
-        listing=tuple((document.name, document.size) for document in documents[:LISTING]),
+        listing=tuple((index_name(document.name), document.size) for document in documents[:LISTING]),
         samples=_head_and_tail(documents[0]) if single else _heads(documents),
     )
 

@@ -80,7 +80,7 @@ def ask_once(
 async def _under_signals(
     plan: Plan, models: Models, docker: Docker, bus: Bus, tally: Tally, say: Callable[[str], None]
 ) -> Ended:
-    sandbox = docker.sandbox(plan.run_id)
+    sandbox = docker.sandbox(plan.run_id, bus.emit)
     task = Task(
         question=plan.question,
         documents=plan.corpus.documents,

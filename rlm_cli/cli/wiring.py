@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .. import config
 from ..engine import LedgerView
-from ..events import Emit, ModelPair, Totals
+from ..events import ROOT, Emit, ModelPair, Preparing, Totals
 from ..models import Model
 from ..models.catalog import Choice, choose_models, needs_nothing, secret_values
 from ..models.facts import Price, facts, per_million
@@ -186,13 +186,19 @@ class Docker:
         finally:
             engine.close()
 
-    def sandbox(self, run_id: str) -> DockerSandbox:
+    def sandbox(self, run_id: str, emit: Emit) -> DockerSandbox:
         """A sandbox for one run; not opened."""
         from ..sandbox.container import DockerSandbox
 
         options = replace(self._options, run_id=run_id, pull="never")
         # A document is held twice while it is decoded, at up to four bytes a character.
-        return DockerSandbox(options, folder=self._folder, engine=self._engine, text_limit=options.memory // 8)
+        return DockerSandbox(
+            options,
+            folder=self._folder,
+            engine=self._engine,
+            text_limit=options.memory // 8,
+            on_stage=lambda done, total: emit(Preparing("packing the input", done, total), ROOT),
+        )
 
 
 def sandbox_options(settings: config.Settings) -> SandboxOptions:

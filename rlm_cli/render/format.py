@@ -17,6 +17,7 @@ from ..events import (
     KernelRestarted,
     LimitReached,
     ModelPair,
+    Preparing,
     Result,
     RunStarted,
     Skipped,
@@ -192,6 +193,11 @@ def notice_text(event: Warned | LimitReached | KernelRestarted) -> str:
     if isinstance(event, KernelRestarted):
         return f"the kernel was restarted: {clean_line(event.reason, 4 * _PROSE_WIDTH)}"
     return f"warning: {clean_line(event.message, 4 * _PROSE_WIDTH)}"
+
+
+def preparing_text(event: Preparing) -> str:
+    """`packing the input: 120 MB of 412 MB`."""
+    return f"{clean_line(event.what, _NAME)}: {human_bytes(event.done)} of {human_bytes(event.total)}"
 
 
 def closing_text(result: Result) -> str:

@@ -23,6 +23,7 @@ from ..events import (
     ModelText,
     Output,
     OutputText,
+    Preparing,
     PromptSet,
     Record,
     RunFinished,
@@ -168,7 +169,9 @@ class LiveView:
             return
         if isinstance(record.event, ModelText | OutputText):
             self._tail = (self._tail + record.event.text)[-_TAIL_CHARS:]
-        elif isinstance(record.event, StepStarted | CodeWritten | Output | StepFinished | LimitReached):
+        elif isinstance(record.event, Preparing):
+            self._tail = fmt.preparing_text(record.event)
+        elif isinstance(record.event, SandboxReady | StepStarted | CodeWritten | Output | StepFinished | LimitReached):
             self._tail = ""
 
     def _frame(self) -> list[Text]:
