@@ -25,7 +25,7 @@ from ..render.ticker import Ticker
 from ..render.views import view_for
 from ..runlog import RunLog, make_private, new_run_id
 from ..sandbox import Answer
-from ..sources.arguments import Line, Parsed, split_arguments
+from ..sources.arguments import STDIN, Line, Parsed, split_arguments
 from ..sources.stdin import carries_data, stdin_kind
 from ..sources.summary import summary_line
 from ..units import money
@@ -34,7 +34,7 @@ from .boundary import guard_stdout, report
 from .dry_run import cost_range, plan_json, plan_lines
 from .output import EventLines, FileSink, Sink, result_line
 from .session import Ended, Plan, ask_once
-from .wiring import Docker, Models
+from .wiring import Docker, Models, check_sizes
 
 EXAMPLES = """\b
 Examples:
@@ -156,6 +156,7 @@ def _run(invocation: Invocation) -> int:
         ticker.close()
         if docker is None:
             return show_plan(invocation, question, corpus, models, sink)
+        check_sizes(corpus, settings)
         confirm(invocation, models, corpus)
         plan = make_plan(invocation, models, corpus, question=question, run_id=run_id, folder=folder)
         plan = replace(plan, check=check) if check else plan
@@ -229,7 +230,7 @@ def make_plan(
     return Plan(
         run_id=run_id,
         question=question,
-        names=invocation.parsed.sources,
+        names=tuple("stdin" if source == STDIN else source for source in invocation.parsed.sources),
         corpus=corpus,
         facts=reading.input_facts(corpus),
         models=models.pair,

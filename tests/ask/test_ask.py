@@ -306,3 +306,13 @@ def test_the_offline_model_answers_the_shipped_lexical_questions(shell: Shell, r
     assert done.code == 0
     assert row["answer"] in done.out.decode()
     assert "not a language model" in done.err
+
+
+def test_a_document_too_large_for_the_container_is_told_before_anything_starts(shell: Shell) -> None:
+    """Never an out-of-memory in the kernel: exit 8, and the option that makes room."""
+    (shell.folder / "a.txt").write_bytes(b"x" * 20_000_000)
+    refused = shell.ask("a.txt", "Q", "--memory", "128m", "--json", root="root/lazy")
+    assert (refused.code, refused.json["error"]["code"], len(shell.server.requests)) == (8, "too_large", 0)
+    assert "--memory 1g" in refused.json["error"]["hint"]
+    roomy = shell.ask("a.txt", "Q", "--memory", "1g", root="root/lazy")
+    assert (roomy.code, roomy.out) == (0, b"20000000\n")
