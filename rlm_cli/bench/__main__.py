@@ -20,8 +20,8 @@ from .server import ModelServer
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m rlm_cli.bench", description=__package__)
-    parser.description = "Measure this harness against the rlms package, with a loopback model. Medians."
+    about = "Measure this harness against the rlms package, with a loopback model. Medians."
+    parser = argparse.ArgumentParser(prog="python -m rlm_cli.bench", description=about)
     parser.add_argument("--quick", action="store_true", help="fewer repeats and sizes, under 90 seconds")
     parser.add_argument("--rows", default=",".join(ROWS), help="which rows, comma separated [default %(default)s]")
     parser.add_argument("--json", action="store_true", help="JSON with every sample instead of the table")

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import process
@@ -84,7 +84,7 @@ class Trial:
         return self.roots[1].arrived - self.roots[0].arrived
 
 
-@dataclass
+@dataclass(frozen=True)
 class Lab:
     """Where trials happen. `deadline` (monotonic seconds) ends the repeats, then the rows; `say` hears each trial."""
 
@@ -93,10 +93,10 @@ class Lab:
     contenders: tuple[Contender, ...]
     deadline: float
     say: Callable[[str], None]
-    env: dict[str, str] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.env = {**ENVIRONMENT, "RLM_HOME": str(self.folder / "home"), **self.env}
+    @property
+    def env(self) -> dict[str, str]:
+        return {**ENVIRONMENT, "RLM_HOME": str(self.folder / "home")}
 
     def command(self, command: list[str]) -> process.Ended:
         """Run a command of the benchmark's own. Raises `FailedError`."""
