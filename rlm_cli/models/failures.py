@@ -8,6 +8,7 @@ where providers agree on it, then the HTTP status, then the class.
 from __future__ import annotations
 
 import email.utils
+import json
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -87,8 +88,19 @@ def explain(error: BaseException, failure: Failure) -> RlmError:
     if isinstance(inner, Exception) and type(error).__name__ == "MidStreamFallbackError":
         return explain(inner, failure)
     text = str(error)
-    detail = redact(PREFIX.sub("", text.split("\nTraceback")[0]).strip(), failure.secrets)[:DETAIL_CHARS]
+    detail = redact(_said(PREFIX.sub("", text.split("\nTraceback")[0]).strip()), failure.secrets)[:DETAIL_CHARS]
     return _by_wording(error, text, failure, detail) or _by_status(error, failure, detail)
+
+
+def _said(text: str) -> str:
+    """The provider's own sentence, where the text is its JSON error record."""
+    try:
+        record = json.loads(text[text.index("{") :])
+    except (ValueError, RecursionError):
+        return text
+    error = record.get("error", record)
+    message = error.get("message") if isinstance(error, dict) else error
+    return message if isinstance(message, str) and message else text
 
 
 def _by_wording(error: BaseException, text: str, failure: Failure, detail: str) -> RlmError | None:
