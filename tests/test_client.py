@@ -240,6 +240,40 @@ def test_replies_go_back_by_index() -> None:
     ]
 
 
+def test_a_call_is_over_with_its_last_reply() -> None:
+    """A worker at its limit of calls may send the next one as soon as it has a reply: many threads do so at once, while
+    the host's own task for the answered call is still ending."""
+    replied = 0
+
+    class Slow(FakeHost):
+        async def answer(self, call: SubCall, deliver: Callable[[int, SubReply], None]) -> None:
+            deliver(0, SubReply(True, "ok"))
+            async with asyncio.timeout(10):
+                while replied < wire.CALLS_MAX + 1:
+                    await asyncio.sleep(0)
+
+    class Counting(ScriptedChannel):
+        def write(self, data: bytes) -> None:
+            nonlocal replied
+            replied += b'"reply"' in data
+            super().write(data)
+
+    first = b"".join(call(number, b"a") for number in range(wire.CALLS_MAX))
+    then = [wire.frame(b"p")] * (wire.CALLS_MAX - 1) + [call(99, b"a"), done()]
+    channel = Counting({b"C": [first], b"W": then})
+
+    async def main() -> StepResult:
+        client = KernelClient(channel)
+        await client.start()
+        await client.attach(b"", None, 100, Slow())
+        try:
+            return await client.execute("code", timeout=30)
+        finally:
+            await client.close()
+
+    assert (bounded(main).status, replied) == ("ok", wire.CALLS_MAX + 1)
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_message_or_a_violation(body: bytes) -> None:
     """No other exception leaves the parsers, so nothing the container sends can break the host."""

@@ -88,6 +88,7 @@ class KernelClient:
         self._cell: Cell | None = None
         self._cells = 0
         self._calls: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._unanswered: dict[tuple[int, int], set[int]] = {}  # the items of each call that have no reply yet
         self._generation = 0  # of workers: a reply must not reach the successor of the one that asked
         self._stopping: asyncio.Task[None] | None = None
         self._pinging: asyncio.Task[None] | None = None
@@ -371,8 +372,9 @@ class KernelClient:
     def _on_call(self, asked: frames.CallAsked) -> None:
         cell = self._cell
         key = (self._generation, asked.id)
-        flying = sum(generation == self._generation for generation, _ in self._calls)
-        if flying >= wire.CALLS_MAX or key in self._calls:
+        # Not `_calls`: the worker may send its next call before the task that sent it the last reply has ended.
+        flying = sum(generation == self._generation for generation, _ in self._unanswered)
+        if flying >= wire.CALLS_MAX or key in self._unanswered or key in self._calls:
             raise Violation("more calls at once than allowed")
         if cell is None or not cell.running:
             refusal = SubReply(False, "sub-calls work only while a cell runs")
@@ -380,25 +382,27 @@ class KernelClient:
                 self._reply(key, index, refusal)
             return
         cell.pause()
+        self._unanswered[key] = set(range(len(asked.call.prompts)))
         task = self._calls[key] = asyncio.create_task(self._answer(key, asked))
         task.add_done_callback(functools.partial(self._on_answered, key, cell))
 
     async def _answer(self, key: tuple[int, int], asked: frames.CallAsked) -> None:
-        missing = set(range(len(asked.call.prompts)))
+        await self._host.answer(asked.call, functools.partial(self._deliver, key))
 
-        def deliver(index: int, reply: SubReply) -> None:
-            if index in missing:
-                missing.discard(index)
-                self._reply(key, index, reply)
-
-        try:
-            await self._host.answer(asked.call, deliver)
-        finally:
-            for index in sorted(missing):
-                deliver(index, SubReply(False, "the call was given up"))
+    def _deliver(self, key: tuple[int, int], index: int, reply: SubReply) -> None:
+        """Pass one item's reply on; only the first counts."""
+        missing = self._unanswered.get(key, set())
+        if index not in missing:
+            return
+        missing.discard(index)
+        if not missing:
+            del self._unanswered[key]
+        self._reply(key, index, reply)
 
     def _on_answered(self, key: tuple[int, int], cell: Cell, task: asyncio.Task[None]) -> None:
         del self._calls[key]
+        for index in sorted(self._unanswered.get(key, ())):
+            self._deliver(key, index, SubReply(False, "the call was given up"))
         cell.resume()
         error = None if task.cancelled() else task.exception()
         if error is not None:  # a bug of the host's, or the end of the run: the cell must not hide it
