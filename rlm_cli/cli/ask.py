@@ -25,6 +25,7 @@ from ..render.ticker import Ticker
 from ..render.views import view_for
 from ..runlog import RunLog, make_private, new_run_id
 from ..sandbox import Answer
+from ..sources.archives import FOLDER as UNPACKED
 from ..sources.arguments import STDIN, Line, Parsed, split_arguments
 from ..sources.stdin import carries_data, stdin_kind
 from ..sources.summary import summary_line
@@ -102,6 +103,7 @@ def ask(
             follow=follow,
             encoding=settings.sources.encoding,
             max_input=settings.sources.max_input,
+            archives=settings.sources.archives,
         ),
         output=output,
         schema=schema,
@@ -166,7 +168,7 @@ def _run(invocation: Invocation) -> int:
 @contextmanager
 def run_folder(invocation: Invocation, run_id: str) -> Iterator[Path]:
     """The run's folder, private; with --no-log (and in a dry run) one that does not outlive the command. A folder in
-    which no run began is removed: what was spooled for nothing is not kept."""
+    which no run began is removed: what was spooled for nothing is not kept. What was unpacked never is."""
     if not invocation.settings.logs.enabled or invocation.dry_run:
         with tempfile.TemporaryDirectory(prefix="rlm-") as scratch:
             yield Path(scratch)
@@ -183,6 +185,7 @@ def run_folder(invocation: Invocation, run_id: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
+        shutil.rmtree(folder / UNPACKED, ignore_errors=True)
         if not (folder / "run.json").exists():
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -259,7 +262,7 @@ def carry_out(invocation: Invocation, plan: Plan, models: Models, docker: Docker
         if plan.log_dir is not None:
             log = RunLog(Path(plan.log_dir))
             stack.callback(log.close)
-            log.write_manifest(plan.corpus.documents)
+            log.write_manifest(replace(document, path=document.kept) for document in plan.corpus.documents)
             listeners.append(log)
         view = view_for(sys.stderr, look, progress=settings.output.progress, quiet=settings.run.quiet)
         stack.callback(view.close)

@@ -20,7 +20,7 @@ SAMPLED = 2
 
 
 def read(parsed: Parsed, options: SourceOptions, folder: Path, *, ticker: Ticker, env: Mapping[str, str]) -> Corpus:
-    """The corpus of a command line. stdin goes to `folder`, whole. Raises `InputError`."""
+    """The corpus of a command line. stdin goes to `folder`, whole, and what is unpacked too. Raises `InputError`."""
     stdin = None
     if parsed.reads_stdin:
         watch = Watch(
@@ -34,6 +34,7 @@ def read(parsed: Parsed, options: SourceOptions, folder: Path, *, ticker: Ticker
         parsed.sources,
         options,
         stdin=stdin,
+        spool=folder,
         on_progress=lambda files, size: ticker.show(f"reading: {human_count(files)} files, {human_bytes(size)}"),
         env=env,
     )

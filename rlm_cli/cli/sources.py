@@ -36,6 +36,7 @@ def source_options(
         follow=follow,
         encoding=settings.sources.encoding,
         max_input=settings.sources.max_input,
+        archives=settings.sources.archives,
     )
 
 
@@ -81,7 +82,7 @@ def sources(
 
 
 def _collect(named: list[str], reading: SourceOptions, folder: Path) -> Corpus:
-    """The corpus, with stdin spooled into `folder` when it is a source."""
+    """The corpus, with stdin spooled into `folder` when it is a source, and archives unpacked there."""
     from ..sources.gather import collect
     from ..sources.stdin import carries_data, spool_stdin, stdin_kind
 
@@ -90,7 +91,7 @@ def _collect(named: list[str], reading: SourceOptions, folder: Path) -> Corpus:
     if not named:
         raise UsageError("no sources", hint="rlm sources FILE|FOLDER...")
     stdin = spool_stdin(0, folder, max_input=reading.max_input) if "-" in named else None
-    return collect(named, reading, stdin=stdin, env=config.environment())
+    return collect(named, reading, stdin=stdin, spool=folder, env=config.environment())
 
 
 def _explained(corpus: Corpus) -> tuple[Skip, ...]:
@@ -104,7 +105,7 @@ def _facts(corpus: Corpus, skips: tuple[Skip, ...]) -> dict[str, object]:
         "schema_version": 1,
         "sources": to_json(corpus.facts),
         "files": [
-            {"name": d.name, "path": None if d.origin == "stdin" else str(d.path), "bytes": d.size, "origin": d.origin}
+            {"name": d.name, "path": None if d.origin == "stdin" else str(d.kept), "bytes": d.size, "origin": d.origin}
             for d in corpus.documents
         ],
         "skipped": [{"path": s.path, "reason": s.reason, "rule": s.rule, "files": s.files} for s in skips],
