@@ -135,6 +135,12 @@ class LiveView:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def say(self, text: str) -> None:
+        """A line above the region that is no record."""
+        with self._lock:
+            # On a line of its own: the terminal has just echoed ^C behind the region.
+            self._region.draw([Text(f"rlm: {text}", "yellow")], [] if self._closed else self._frame())
+
     def close(self) -> None:
         """Take the region off the screen and end the thread. Idempotent."""
         self._stop.set()

@@ -100,6 +100,22 @@ def test_the_status_fits_and_keeps_the_money(width: int) -> None:
     assert (len(line) < width, "$0.0061" in line or width < 40, "0:0" in line or width < 40) == (True, True, True)
 
 
+def test_what_is_said_stays_above_the_region() -> None:
+    """A line on Ctrl-C survives the next redraw, in the middle of a step and after the view is closed."""
+    screen = Screen(80)
+    view = live(screen)
+    run = Recorder(view)
+    run.start()
+    run.ask(1, "x", "print(1)\n")
+    view.say("interrupted")
+    view.tick()
+    view.tick()
+    assert [line[:16] for line in bottom(screen, 2)] == ["rlm: interrupted", "⠹ step 1 · runni"]
+    view.close()
+    view.say("killed")
+    assert bottom(screen, 2) == ["rlm: interrupted", "rlm: killed"]
+
+
 def test_nothing_is_left_of_the_region() -> None:
     """Redrawn many times or never, the finished run looks the same, and the region is gone."""
     once, often = Screen(80), Screen(80)
