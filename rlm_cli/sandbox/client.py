@@ -168,6 +168,14 @@ class KernelClient:
             if self._stopping is None:
                 self._cell = None
 
+    def interrupt(self) -> None:
+        """Stop the running cell; `execute` returns what it did until then. Its calls are given up after the signal has
+        left, so that it does not go on with what they say."""
+        if self._cell is not None:
+            self._cell.interrupt("interrupted")
+            for task in self._calls.values():
+                task.cancel()
+
     async def _renew(self) -> str:
         """Attach a worker that was started since the last cell; why the one before is gone, or ""."""
         lost, self._lost = self._lost, ""
@@ -188,10 +196,8 @@ class KernelClient:
     async def _stop(self, cell: Cell) -> None:
         """A cancelled cell: nobody wants its calls' replies, and it must be over before the next one starts."""
         try:
-            for task in self._calls.values():
-                task.cancel()
+            self.interrupt()
             if cell.started and self._dead is None:
-                cell.interrupt("interrupted")
                 await cell.ended
                 if self._fresh:
                     self._lost = "the cell was interrupted and had to be killed"
@@ -376,7 +382,7 @@ class KernelClient:
         flying = sum(generation == self._generation for generation, _ in self._unanswered)
         if flying >= wire.CALLS_MAX or key in self._unanswered or key in self._calls:
             raise Violation("more calls at once than allowed")
-        if cell is None or not cell.running:
+        if cell is None or not cell.running or cell.stopping:
             refusal = SubReply(False, "sub-calls work only while a cell runs")
             for index in range(len(asked.call.prompts)):
                 self._reply(key, index, refusal)
