@@ -155,7 +155,12 @@ def test_calls_wait_for_reservations_in_their_way() -> None:
 def test_a_call_whose_turn_comes_late_is_shortened_again() -> None:
     """Each of ten calls was cut to all that is left; the first one takes a little of it. The others still fit, and get
     through one after the other, each with a little less output than the one before."""
-    inner = FakeModel(lambda r: completion(r, Usage(10, 2)))
+
+    async def slow(one: Request) -> Completion:
+        await asyncio.sleep(0)
+        return completion(one, Usage(10, 2))
+
+    inner = FakeModel(slow)
 
     async def work() -> None:
         model = Budgeted(inner, Ledger(Caps(usd=0.02), {"m": per_million(0.0, 10.0)}))
