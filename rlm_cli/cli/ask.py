@@ -29,7 +29,7 @@ from ..sources.arguments import STDIN, Line, Parsed, split_arguments
 from ..sources.stdin import carries_data, stdin_kind
 from ..sources.summary import summary_line
 from ..units import money
-from . import answer_schema, options, reading
+from . import answer_schema, options, reading, show
 from .boundary import failure_lines, guard_stdout, report
 from .dry_run import cost_range, plan_json, plan_lines
 from .output import STDOUT_NAMES, EventLines, FileSink, Sink, result_line, writes_to
@@ -231,6 +231,8 @@ def _is_file(name: str, path: Path) -> bool:
 
 def show_plan(invocation: Invocation, question: str, corpus: sources.Corpus, models: Models, sink: Sink) -> int:
     """The dry run's output, on stdout: it is what was asked for."""
+    for warning in (*invocation.settings.warnings, *corpus.notes):
+        show.note(invocation.settings, f"rlm: warning: {warning}")
     if invocation.settings.output.format == "text":
         summary = summary_line(corpus, invocation.parsed.sources, invocation.source_options)
         lines = plan_lines(question, corpus, summary, models, invocation.settings)

@@ -132,7 +132,7 @@ def _invoke(args: Sequence[str]) -> int:
     except RlmError as error:
         return _end_with(error, args)
     except typer.TyperException as error:
-        return _end_with(_as_usage_error(error), args)
+        return _end_with(_as_usage_error(error, args), args)
     except typer.Abort:
         return _end_with(Interrupted("stopped: no answer was given"), args)
     except KeyboardInterrupt:
@@ -171,10 +171,10 @@ def _sigterm_unwinds() -> Iterator[None]:
 # -- reporting -----------------------------------------------------------------------------------------------------
 
 
-def _as_usage_error(error: typer.TyperException) -> RlmError:
+def _as_usage_error(error: typer.TyperException, args: Sequence[str]) -> RlmError:
     """Typer's complaint about the command line, with the help to read."""
     ctx = getattr(error, "ctx", None)
-    path = ctx.command_path if ctx else "rlm"
+    path = ctx.command_path if ctx else f"rlm {_verb(args)}".rstrip()
     return UsageError(error.format_message(), hint=f"{path} --help")
 
 

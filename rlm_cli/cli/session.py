@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 
-from .. import __version__
+from .. import __version__, config
 from ..engine import Deps, Limits, Outcome, Task, run
-from ..errors import Interrupted, RlmError, SandboxError
+from ..errors import Interrupted, LimitError, RlmError, SandboxError
 from ..events import Bus, Listener, ModelPair, Result, RunFinished, RunStarted, Totals, Warned
 from ..prompts import InputFacts
 from ..render.views import View
@@ -123,6 +123,8 @@ async def _under_signals(plan: Plan, models: Models, docker: Docker, bus: Bus, t
 
 def _ended(plan: Plan, tally: Tally, outcome: Outcome, totals: Totals) -> Ended:
     error = outcome.error or (no_answer() if outcome.status == "no_answer" else None)
+    if isinstance(error, LimitError) and not error.hint and (key := config.KEYS.get(f"limits.{error.limit}")):
+        error = LimitError(error.limit, error.message, hint=f"raise {key.flag}")  # the engine knows no flags
     return Ended(finished(tally, outcome, error, totals, log_dir=plan.log_dir), outcome.answer, error)
 
 

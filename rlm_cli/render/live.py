@@ -185,7 +185,7 @@ class LiveView:
         now = self._clock() if self._clock else progress.now
         rows = fmt.tail_lines(self._tail, width, _TAIL_ROWS) if self._tail.strip() else []
         if progress.burst.in_flight:
-            rows.append(fmt.bar_line(progress.burst, width))
+            rows.append(fmt.bar_line(progress, width))
         spinner = _SPINNER if self._look.unicode else _ASCII_SPINNER
         return [*rows, fmt.status_line(progress, now, width, spinner[self._frames % len(spinner)])]
 

@@ -69,6 +69,19 @@ def test_a_dry_run_writes_no_file(shell: Shell) -> None:
     assert (done.code, b"dry run" in done.out, (shell.folder / "out.txt").read_text()) == (0, True, "an older answer")
 
 
+def test_a_dry_run_warns_as_the_run_would(shell: Shell) -> None:
+    """What is ignored in the configuration is told before it costs something."""
+    (shell.folder / "rlm.toml").write_text("[limits]\ncots = 1\n")
+    done = shell.run("ask", "rlm.toml", "Q", "-n", "-m", "offline")
+    assert (done.code, "did you mean 'limits.cost'?" in done.err) == (0, True)
+
+
+def test_a_limit_names_the_flag_that_raises_it(shell: Shell) -> None:
+    """A partial answer on stdout; what to change is in the error."""
+    done = ask(shell, "--max-iterations 1", reply="print(1)")
+    assert (done.code, done.err.splitlines()[-1].lower()) == (6, "  fix: raise --max-iterations")
+
+
 def test_a_link_stays_a_link(shell: Shell) -> None:
     """-o LINK replaces what the link points to, whole, and keeps its mode."""
     (shell.folder / "real.txt").write_text("old")

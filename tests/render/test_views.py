@@ -70,19 +70,19 @@ def test_the_region_shows_words_as_they_stream() -> None:
 
 
 def test_the_region_counts_sub_calls() -> None:
-    """Done, failed, in flight, cost against the cap."""
+    """Done, failed, cost against the cap; in flight are no more than --concurrency, whatever waits."""
     screen = Screen(80)
     view = live(screen)
     run = Recorder(view)
-    run.start()
+    run.start(concurrency=8)
     run.ask(2, "I fan out.", ASK)
-    for number in range(10):
+    for number in range(20):
         run.emit(CallStarted(f"s{number}", "sub", "m", "p", 1, 2))
     run.emit(CallFinished("s1", "sub", "m", Usage(100, 1), 0.01, 1.0, 1, run.totals(), step=2), after=1)
     run.emit(CallFinished("s2", "sub", "m", Usage(), None, 1.0, 1, run.totals(), error=ErrorInfo("x", "y"), step=2))
     view.tick()
     assert bottom(screen, 2) == [
-        "  sub-calls ████░░░░░░░░░░░░░░░░ 2/10 · 1 failed · 8 in flight",
+        "  sub-calls ██░░░░░░░░░░░░░░░░░░ 2/20 · 1 failed · 8 in flight",
         "⠙ step 2 · waiting for sub-calls · 5.2 k tokens · $0.0061 / $1.00 · 0:02",
     ]
 
