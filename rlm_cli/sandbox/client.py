@@ -45,6 +45,10 @@ T = TypeVar("T")
 
 REPLY_MAX = 32 * 1024 * 1024
 LATE_MAX = 64 * 1024
+EXITS = {
+    wire.LOST_PIPES: f"it closed file descriptors that the kernel needs (exit code {wire.LOST_PIPES})",
+    wire.BROKEN: f"it broke something that the kernel needs, such as a builtin (exit code {wire.BROKEN})",
+}
 
 
 @functools.cache
@@ -442,6 +446,8 @@ def exit_reason(gone: frames.Exit) -> str:
         return f"it wrote something into the kernel's own pipes ({gone.violation})"
     if gone.oom:
         return f"out of memory (limit {gone.memory_limit // 2**20:,} MB)" if gone.memory_limit else "out of memory"
+    if gone.status in EXITS:
+        return EXITS[gone.status]
     if gone.status >= 0:
         return f"its process ended with exit code {gone.status}"
     try:

@@ -177,6 +177,7 @@ def test_late_output_is_labelled() -> None:
     ("code", "reason"),
     [
         ("import os; print('last words'); os._exit(7)", "ended with exit code 7"),
+        ("import os; print('last words'); os.closerange(3, 1000)", "it closed file descriptors that the kernel needs"),
         ("import os; print('last words'); os.abort()", "killed by SIGABRT"),
         ("import os; print('last words'); os.kill(os.getpid(), 9)", "killed by SIGKILL"),
         ("import ctypes; print('last words'); ctypes.string_at(0)", "killed by SIGSEGV"),
