@@ -282,6 +282,7 @@ def make_plan(
         note=models.note,
         warnings=tuple(warnings),
         log_dir=str(folder) if settings.logs.enabled else None,
+        scratch=None if settings.logs.enabled else str(folder),
     )
 
 

@@ -142,6 +142,8 @@ def _invoke(args: Sequence[str]) -> int:
         return int(ExitCode.ERROR)
     except OSError as error:
         # A full disk, a lost folder: the machine's failure, not a bug of ours.
+        if isinstance(error, FileNotFoundError) and not error.filename:  # only getcwd names no file
+            return _end_with(RlmError("the working folder no longer exists", hint="cd /", code="cwd_gone"), args)
         where = f"{error.filename}: " if error.filename else ""
         return _end_with(RlmError(f"{where}{error.strerror or error}", code="os_error"), args)
     except SystemExit as stop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 
@@ -38,6 +39,8 @@ class Plan:
     """What the person should know about the models (offline, chosen by key ...)."""
     warnings: tuple[str, ...] = ()
     log_dir: str | None = None
+    scratch: str | None = None
+    """A folder of the run's own that nothing may be left of, not even by a second Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ async def _under_signals(plan: Plan, models: Models, docker: Docker, bus: Bus, t
     def kill() -> None:
         sandbox.kill_now()
         view.close()
+        if plan.scratch is not None:
+            shutil.rmtree(plan.scratch, ignore_errors=True)
 
     interrupts = Interrupts(main, view.say, kill)
     with handling(interrupts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -243,6 +244,14 @@ def test_a_closed_stream_is_no_crash(home: Path, closed: str, code: int, message
     done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (code, "" if code else "1.00\n", message)
     assert not home.exists()
+
+
+def test_a_working_folder_that_is_gone_is_named(home: Path) -> None:
+    """Somebody removed the folder the shell stands in: the error says that, and not only ENOENT."""
+    line = f"mkdir gone && cd gone && rmdir ../gone && {sys.executable} -m rlm_cli config path"
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(line, shell=True, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "the working folder no longer exists [cwd_gone]" in done.stderr) == (1, True)
 
 
 def test_a_full_disk_is_told_and_is_no_bug(home: Path) -> None:
