@@ -742,8 +742,8 @@ def _parsed(name: str, raw: object, origin: Origin, findings: Findings) -> Itera
         yield Given(name, key, key.kind.parse(raw), origin)
     except ValueError as error:
         where = origin.place if origin.kind in ("flag", "env") else f"{origin.place}: {name}"
-        hint = "rlm config edit" if origin.kind == "user" else ""
-        findings.problems.append(ConfigError(f"{where}: {error}", hint=hint))
+        hint = {"user": "rlm config edit", "env": f"unset {origin.place}", "project": "correct or remove it"}
+        findings.problems.append(ConfigError(f"{where}: {error}", hint=hint.get(origin.kind, "")))
 
 
 def _from_flags(flags: Mapping[str, object], findings: Findings) -> Iterator[Given]:
@@ -774,6 +774,11 @@ def _from_overrides(overrides: Iterable[str], findings: Findings) -> Iterator[Gi
 
 
 def _from_env(env: Mapping[str, str], findings: Findings) -> Iterator[Given]:
+    # Not every unknown one: other tools of this family have RLM_ variables of their own.
+    known = {key.env for key in KEYS.values()} | {name for name, _ in OTHER_VARIABLES}
+    for name in sorted(name for name in env if name.startswith("RLM_") and name not in known):
+        if near := difflib.get_close_matches(name, known, n=1, cutoff=0.88):
+            findings.warn(f"{name} is not a variable of rlm; did you mean {near[0]}?")
     for key in KEYS.values():
         raw = env.get(key.env, "").strip() if key.env else ""
         if not raw:
@@ -804,6 +809,9 @@ def _from_file(path: Path | None, kind: Literal["user", "project"], findings: Fi
             findings.problems.append(ConfigError(f"{origin.place}: {name} is a table: write [{name}]"))
         elif find_key(name)[0].switch:
             findings.warn(f"{origin.place}: {name} has no effect in a file; ignored")
+        elif kind == "project" and find_key(name)[0].project == "no":
+            # Before it is read: a value that cannot be parsed must not stop a run either.
+            findings.warn(f"{origin.place}: {name} may not be set by a project; ignored")
         else:
             out += _parsed(name, value, origin, findings)
     return out
@@ -858,9 +866,7 @@ def _allowed(given: Given, trusted: Settings, findings: Findings) -> bool:
     """Whether a project may set this, by the key's own rule; a refusal is a warning that names key and file."""
     rule, have = given.key.project, trusted.value(given.key.name)
     refusal = ""
-    if rule == "no":
-        refusal = "may not be set by a project"
-    elif rule == "alias" and given.value not in trusted.aliases:
+    if rule == "alias" and given.value not in trusted.aliases:
         refusal = f"may only name an alias of yours in a project, and {given.value!r} is none"
     elif rule == "lower" and (given.value is None or (have is not None and given.value > have)):
         refusal = f"may only be lowered by a project; it stays {given.key.show(have)}"

@@ -58,8 +58,11 @@ from .sandbox import Answer, Document, Sandbox, StepResult, SubCall, SubReply
 CODELESS_TURNS = 3
 # How often a submitted answer that is empty or does not satisfy the schema goes back to the root.
 REPAIRS = 3
-# What the last turn may take when the run's own time is already up.
-LAST_TURN_S = 120.0
+# What the last turn may take when the run's own time is up: no longer than the run itself, but at least the second.
+LAST_TURN_S = 60.0
+LEAST_LAST_TURN_S = 10.0
+# How long an interrupted cell may take to hand over what it did: it may have to be killed, and its worker replaced.
+STOP_S = 30.0
 # A cell that goes on asking after a cap has been reached is stopped after this many refusals.
 REFUSALS = 1_000
 
@@ -130,12 +133,12 @@ async def run(task: Task, deps: Deps, span: Span = ROOT) -> Outcome:
     loop = _Loop(task, deps, span)
     history = await loop.open()
     try:
-        async with asyncio.timeout(task.limits.time_s) as clock:
+        async with asyncio.timeout(task.limits.time_s) as loop.timer:
             return await loop.turns(history)
     except TimeoutError:
-        if not clock.expired():
+        if not loop.timer.expired():
             raise
-        limit = LimitError("time", f"the time limit of {task.limits.time_s:g} s was reached")
+        limit = loop.time_is_up()
     except LimitError as reached:
         limit = reached
     return await loop.last_turn(limit)
@@ -153,6 +156,8 @@ class _Loop:
         self.codeless = 0
         self.repairs = 0
         self.desk = SubCallDesk(self)
+        self.timer: asyncio.Timeout
+        """Cancels what waits for a model when the run's time is up."""
 
     def emit(self, event: Event) -> None:
         self.deps.emit(event, self.span)
@@ -245,7 +250,7 @@ class _Loop:
         cell = asyncio.ensure_future(
             self.deps.sandbox.execute(code, timeout=timeout or self.task.limits.step_s, on_output=on_output)
         )
-        result = await self.desk.watch(cell)
+        result = await self.watch(cell)
         for stream, captured in (("stdout", result.stdout), ("stderr", result.stderr)):
             if captured.total:
                 gap = f"\n[... {captured.dropped:,} bytes not kept ...]\n" if captured.dropped else ""
@@ -254,6 +259,32 @@ class _Loop:
         if result.restarted:
             self.emit(KernelRestarted(result.restarted, step))
         return result
+
+    async def watch(self, cell: asyncio.Future[StepResult]) -> StepResult:
+        """The running cell's result. When the run's time is up it is interrupted, and what it did until then counts:
+        so the timer, which would throw it away, stands meanwhile."""
+        deadline = self.timer.when()
+        self.timer.reschedule(None)
+        try:
+            left = None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
+            if not (await asyncio.wait({cell}, timeout=left))[0]:
+                self.desk.limit = self.desk.limit or self.time_is_up()
+                self.deps.sandbox.interrupt()
+                await asyncio.wait({cell}, timeout=STOP_S)
+        finally:
+            if not cell.done():  # a person's decision, or a sandbox that does not obey
+                cell.cancel()
+                await asyncio.gather(cell, return_exceptions=True)
+        if cell.cancelled() and self.desk.limit is not None:
+            raise self.desk.limit
+        if self.desk.limit is None:
+            self.timer.reschedule(deadline)
+        return await cell
+
+    def time_is_up(self) -> LimitError:
+        return LimitError(
+            "time", f"the time limit of {self.task.limits.time_s:g} s was reached", hint="Raise --max-time."
+        )
 
     def observe(self, reply: Reply, began: float, observation: str, *, result: StepResult | None = None) -> None:
         """Tell the root what came of its reply; the history grows by two messages."""
@@ -285,16 +316,22 @@ class _Loop:
     async def last_turn(self, limit: LimitError) -> Outcome:
         """One paid "answer with what you have" turn; without money or words for it, no answer."""
         self.emit(LimitReached(limit.limit, limit.message))
+        self.desk.limit = limit  # no more sub-calls
         answer: Answer | None = None
         if self.task.limits.on_limit == "answer" and len(self.history.messages) > 2:
             try:
-                async with asyncio.timeout(LAST_TURN_S):
+                async with asyncio.timeout(self.last_turn_s) as self.timer:
                     answer = await self.answer_with_what_there_is(limit)
             except (LimitError, ProviderError, TimeoutError) as error:
-                self.emit(Warned(f"the last turn failed: {error or 'no reply in time'}"))
+                self.emit(Warned(f"the last turn failed: {str(error) or 'no reply in time'}"))
         if answer is None or _is_empty(answer):
             return Outcome("no_answer", None, self.step, limit.limit, limit)
         return Outcome("partial", answer, self.step, limit.limit, limit)
+
+    @property
+    def last_turn_s(self) -> float:
+        own = self.task.limits.time_s
+        return LAST_TURN_S if own is None else min(LAST_TURN_S, max(own, LEAST_LAST_TURN_S))
 
     async def answer_with_what_there_is(self, limit: LimitError) -> Answer | None:
         messages = (*self.history.messages, Message("user", last_turn_text(limit.message)))
@@ -329,21 +366,8 @@ class SubCallDesk:
         self._loop = loop
         self._numbers = itertools.count(1)
         self._refusals = 0
-        self._cell: asyncio.Future[StepResult] | None = None
         self.limit: LimitError | None = None
         self.fatal: RlmError | None = None
-
-    async def watch(self, cell: asyncio.Future[StepResult]) -> StepResult:
-        """The running cell's result. A cell that ignores refusal after refusal is stopped: raises the limit."""
-        self._cell, self._refusals = cell, 0
-        try:
-            return await cell
-        except asyncio.CancelledError:
-            if self.limit is not None and self._refusals >= REFUSALS:
-                raise self.limit from None
-            raise
-        finally:
-            self._cell = None
 
     async def answer(self, call: SubCall, deliver: Callable[[int, SubReply], None]) -> None:
         model = self._resolve(call.model)
@@ -382,13 +406,12 @@ class SubCallDesk:
         return SubReply(True, completion.text)
 
     def _refusal(self, prompt: str) -> str:
-        if self.fatal is not None:
-            return self.fatal.message
-        if self.limit is not None:
+        over = self.fatal or self.limit
+        if over is not None:
             self._refusals += 1
-            if self._refusals == REFUSALS and self._cell is not None:
-                self._cell.cancel()
-            return self.limit.message
+            if self._refusals == REFUSALS:
+                self._loop.deps.sandbox.interrupt()
+            return over.message
         if not prompt.strip():
             return "the prompt is empty"
         window = self._loop.task.sub_window

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -55,6 +56,10 @@ class ScriptedSandbox:
     host: Host | None = None
     info: SandboxInfo = field(default_factory=lambda: SandboxInfo("scripted"))
     facts: ContextFacts = FACTS
+    unfinished: StepResult = field(default_factory=lambda: StepResult("interrupted"))
+    """What a cell that is interrupted has done so far."""
+    interrupts: int = 0
+    running: asyncio.Future[StepResult] | None = None
     closed: bool = False
 
     async def open(self, documents: Sequence[Document], host: Host) -> ContextFacts:
@@ -65,10 +70,25 @@ class ScriptedSandbox:
         self.cells.append(code)
         result = self.results.pop(0)
         if not isinstance(result, StepResult):
-            result = await result(self)
+            result = await self._run(result)
         if on_output and result.stdout.head:
             on_output("stdout", result.stdout.head)
         return result
+
+    async def _run(self, cell: Cell) -> StepResult:
+        before = self.interrupts
+        self.running = asyncio.ensure_future(cell(self))
+        try:
+            return await self.running
+        except asyncio.CancelledError:
+            if self.interrupts == before:
+                raise
+            return self.unfinished
+
+    def interrupt(self) -> None:
+        self.interrupts += 1
+        if self.running is not None:
+            self.running.cancel()
 
     async def close(self) -> None:
         self.closed = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import queue
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -187,6 +188,25 @@ def test_silence_after_a_kill_ends_the_run() -> None:
     """A supervisor that does not replace its worker is broken."""
     with pytest.raises(SandboxError, match="did not stop a cell"):
         play({b"C": [BAD["nan"]]}, patience=Patience(kill=0.1))
+
+
+def test_what_the_other_side_said_beats_a_failed_write() -> None:
+    """An interpreter that is not there says so and is gone: the broken pipe may be seen before its words are."""
+
+    class Gone(ScriptedChannel):
+        refused = threading.Event()
+        words = [b"", b"exec: python3: not found"]
+
+        def write(self, data: bytes) -> None:
+            self.refused.set()
+            raise SandboxError("broken pipe")
+
+        def read(self) -> bytes:
+            self.refused.wait(10)
+            return self.words.pop() if self.words else b""
+
+    with pytest.raises(SandboxError, match="it said: exec: python3: not found"):
+        bounded(KernelClient(Gone({})).start)
 
 
 def test_a_frozen_sandbox_is_noticed() -> None:

@@ -94,8 +94,8 @@ encoding = "rot13"
 [sandbox]
 image = "evil/image"
 memory = "64g"
-cpus = 64
-runtime = "docker"
+cpus = "no number"
+runtime = "local"
 pull = "always"
 step_timeout = "10h"
 [logs]
@@ -108,7 +108,8 @@ debug = true
 
 
 def test_a_hostile_project_file_changes_nothing(tmp_path: Path, env: dict[str, str]) -> None:
-    """Endpoints, keys, images, aliases, prices and higher limits in rlm.toml are ignored, each with a warning."""
+    """Endpoints, keys, images, aliases, prices and higher limits in rlm.toml are ignored, each with a warning; a value
+    that cannot be read does not stop a run where the key itself is forbidden."""
     user_file(env, '[aliases]\nfast = "openai/mine"\n[limits]\ntokens = 1000\n')
     plain = config.load(cwd=tmp_path, env=env)
     cwd = project(tmp_path, HOSTILE)
@@ -155,6 +156,14 @@ def test_unknown_keys_warn_with_the_nearest(tmp_path: Path, env: dict[str, str])
     assert config.load(cwd=tmp_path, env=env).warnings == (
         f"{path}:2: unknown key 'limits.cots'; did you mean 'limits.cost'?; ignored",
         f"{path}:4: unknown key 'nonsense.x'; ignored",
+    )
+
+
+def test_a_mistyped_variable_warns_and_those_of_other_tools_do_not(tmp_path: Path, env: dict[str, str]) -> None:
+    """RLM_MAX_CSOT is a typing error; RLM_OUTPUT and others belong to programs of the same family."""
+    others = dict.fromkeys(("RLM_OUTPUT", "RLM_JSON", "RLM_MODEL_API_KEY", "RLM_MODEL_BASE_URL"), "x")
+    assert config.load(cwd=tmp_path, env={**env, **others, "RLM_MAX_CSOT": "1"}).warnings == (
+        "RLM_MAX_CSOT is not a variable of rlm; did you mean RLM_MAX_COST?",
     )
 
 

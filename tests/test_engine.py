@@ -11,8 +11,9 @@ import pytest
 from rlm_cli.engine import Deps, LedgerView, Limits, Outcome, Task, run
 from rlm_cli.errors import AuthError, LimitError, ProviderError, RlmError
 from rlm_cli.events import CodeWritten, StepFinished
+from rlm_cli.models import Completion, OnText, Request
 from rlm_cli.prompts import InputFacts
-from rlm_cli.sandbox import Answer, StepResult, SubReply
+from rlm_cli.sandbox import Answer, Captured, StepResult, SubReply
 
 from .fakes import Events, ScriptedModel, ScriptedSandbox, fence, final, no_totals, printed
 
@@ -178,6 +179,76 @@ def test_time_limit_stops_a_hanging_cell() -> None:
     assert (outcome.status, outcome.limit) == ("partial", "time")
 
 
+async def endless(sandbox: ScriptedSandbox) -> StepResult:
+    """A cell that only an interrupt ends."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def test_what_a_cell_did_before_the_time_was_up_is_not_lost() -> None:
+    """Even in the first turn: the root is told what its code printed, and gets its last turn."""
+    model = ScriptedModel([fence("hang"), "17, as far as I read"])
+    sandbox = ScriptedSandbox([endless], unfinished=StepResult("interrupted", stdout=Captured("found 17\n", "", 9)))
+    events = Events()
+    outcome = play(model, sandbox, events, Limits(time_s=0.05))
+    assert (outcome.status, outcome.limit, text_of(outcome)) == ("partial", "time", "17, as far as I read")
+    assert "found 17" in model.requests[-1].messages[-2].content
+    assert [e.status for e in events.seen if isinstance(e, StepFinished)] == ["interrupted"]
+
+
+def test_an_answer_submitted_before_the_time_was_up_counts() -> None:
+    """FINAL, then an endless loop: the answer stands, as a partial one, and nothing more is spent."""
+    model = ScriptedModel([fence("FINAL('42')")])
+    sandbox = ScriptedSandbox([endless], unfinished=StepResult("interrupted", answer=Answer("text", b"42")))
+    outcome = play(model, sandbox, limits=Limits(time_s=0.05))
+    assert (outcome.status, outcome.limit, text_of(outcome)) == ("partial", "time", "42")
+    assert len(model.requests) == 1
+
+
+def test_a_cell_leaves_the_run_the_time_it_had() -> None:
+    """The timer stands while a cell runs and goes on afterwards: a root that hangs later is still stopped."""
+
+    class Hanging(ScriptedModel):
+        async def complete(self, request: Request, on_text: OnText | None = None) -> Completion:
+            if len(self.requests) == 1:
+                self.requests.append(request)
+                await asyncio.Event().wait()
+            return await super().complete(request, on_text)
+
+    outcome = play(Hanging([fence("1"), "partial"]), ScriptedSandbox([printed("a")]), limits=Limits(time_s=0.1))
+    assert (outcome.status, outcome.limit, text_of(outcome)) == ("partial", "time", "partial")
+
+
+def test_cancelling_a_run_cancels_its_cell() -> None:
+    """A person's Ctrl-C is no limit: no last turn, and the cell is over before the run is."""
+    model, sandbox = ScriptedModel([fence("hang")]), ScriptedSandbox([endless])
+
+    async def main() -> None:
+        task = Task("How many?", (), InputFacts(files=1, bytes=10), root="m/root", sub="m/sub")
+        running = asyncio.ensure_future(run(task, Deps(model, sandbox, Events(), LedgerView(no_totals))))
+        while sandbox.running is None:
+            await asyncio.sleep(0)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+    assert (sandbox.running is not None and sandbox.running.cancelled(), sandbox.interrupts) == (True, 0)
+
+
+def test_the_last_turn_makes_no_sub_calls() -> None:
+    """Code in the last turn may submit what there is, and spends nothing more."""
+    got: list[SubReply] = []
+
+    async def cell(sandbox: ScriptedSandbox) -> StepResult:
+        got.extend(await sandbox.ask("a"))
+        return final("1")
+
+    model = ScriptedModel([fence("x = 1"), fence("FINAL(llm_query('a'))")])
+    outcome = play(model, ScriptedSandbox([printed("a"), cell]), limits=Limits(iterations=1))
+    assert (outcome.status, [reply.ok for reply in got], len(model.requests)) == ("partial", [False], 2)
+
+
 def test_sub_calls_keep_order_and_one_failure_loses_nothing() -> None:
     """Replies come back by index; a failed item says why and the others arrive."""
     got: list[SubReply] = []
@@ -240,9 +311,23 @@ def test_a_cell_that_ignores_every_refusal_is_stopped() -> None:
             await sandbox.ask("a")
             await asyncio.sleep(0)
 
-    model = ScriptedModel([fence("1"), fence("x"), "done"], lambda prompt: LimitError("subcalls", "no more"))
-    outcome = play(model, ScriptedSandbox([printed("a"), cell]))
-    assert (outcome.status, outcome.limit) == ("partial", "subcalls")
+    model = ScriptedModel([fence("x"), "done"], lambda prompt: LimitError("subcalls", "no more"))
+    sandbox = ScriptedSandbox([cell])
+    outcome = play(model, sandbox)
+    assert (outcome.status, outcome.limit, text_of(outcome), sandbox.interrupts) == ("partial", "subcalls", "done", 1)
+
+
+def test_a_cell_that_ignores_a_fatal_error_is_stopped_too() -> None:
+    """A rejected key, swallowed in a loop, must not keep the run busy until its time is up."""
+
+    async def cell(sandbox: ScriptedSandbox) -> StepResult:
+        while True:
+            await sandbox.ask("a")
+            await asyncio.sleep(0)
+
+    model = ScriptedModel([fence("x")], lambda prompt: AuthError("key rejected"))
+    with pytest.raises(AuthError, match="key rejected"):
+        play(model, ScriptedSandbox([cell]))
 
 
 def test_a_rejected_key_in_a_sub_call_ends_the_run() -> None:

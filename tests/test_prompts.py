@@ -33,6 +33,9 @@ PROMPT_WITH_FENCES = 'p = """\n```json\n{}\n```\n"""\nprint(p)\n'
         ("~~~repl\nx = 1\n~~~", "x = 1\n"),
         ("````python\nx = '```'\n````", "x = '```'\n"),
         ("a\n\n  ```repl\nx = 1\n  ```\nb", "x = 1\n"),
+        ("1. look\n   ```repl\n   if x:\n     y()\n\n   z\n   ```\nb", "if x:\n  y()\n\nz\n"),
+        ("```repl\r\nx = 1\r\ny\r\n```\r\nmore", "x = 1\ny\n"),
+        ("```tool_code\nx = 1\n```", "x = 1\n"),
         ("```json\n{}\n```\nthen\n```repl\nx = 1\n```", "x = 1\n"),
         ("```repl\nx = 1\n```\n```repl\ny = 2\n```", "x = 1\n"),
         ("```repl\nx = 1\n", "x = 1\n"),
@@ -49,6 +52,12 @@ PROMPT_WITH_FENCES = 'p = """\n```json\n{}\n```\n"""\nprint(p)\n'
 def test_the_code_of_a_reply(reply: str, code: str) -> None:
     """The first block of Python, whatever its fence looks like, and nothing else."""
     assert parse_reply(reply).code == code
+
+
+@pytest.mark.parametrize("reply", ["```repl\n```\nthen", "```repl\n \n```", "```repl\n```"])
+def test_an_empty_block_is_named(reply: str) -> None:
+    """There is nothing to run, and the root is told why nothing was run."""
+    assert (parse_reply(reply).code, parse_reply(reply).problem) == ("", "the code block was empty")
 
 
 def test_a_block_cut_off_by_the_output_limit_is_not_run() -> None:
@@ -98,7 +107,7 @@ python_lines = st.lists(
     ),
     min_size=1,
     max_size=8,
-)
+).filter(any)
 
 
 @given(python_lines, st.text(max_size=60).filter(lambda s: "```" not in s and "~~~" not in s and "<" not in s))

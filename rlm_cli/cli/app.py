@@ -84,7 +84,8 @@ def unknown_verb(args: Sequence[str]) -> UsageError:
     word = args[0]
     near = difflib.get_close_matches(word, _BY_NAME, n=1)
     if near and " " not in word:
-        return UsageError(f"{word!r} is not a command; did you mean {near[0]!r}?", hint="rlm --help")
+        meant = shlex.join(["rlm", near[0], *args[1:]])
+        return UsageError(f"{word!r} is not a command; did you mean {near[0]!r}?", hint=meant)
     if " " in word or word.endswith("?"):
         return UsageError(
             f"{word!r} is not a command: a question needs `ask` and something to read",

@@ -16,8 +16,8 @@ import typer
 
 from .. import config, sources
 from ..engine import Limits, answer_text
-from ..errors import ConfigError, ExitCode, InputError, Interrupted, UsageError
-from ..events import Listener
+from ..errors import ConfigError, ExitCode, InputError, Interrupted, RlmError, UsageError
+from ..events import Listener, Result
 from ..render.answer import print_answer
 from ..render.look import Look, look_for
 from ..render.sanitize import clean_line
@@ -30,10 +30,10 @@ from ..sources.arguments import STDIN, Line, Parsed, split_arguments
 from ..sources.stdin import carries_data, stdin_kind
 from ..sources.summary import summary_line
 from ..units import money
-from . import answer_schema, options, reading
-from .boundary import guard_stdout, report
+from . import answer_schema, options, reading, show
+from .boundary import failure_lines, guard_stdout, report
 from .dry_run import cost_range, plan_json, plan_lines
-from .output import EventLines, FileSink, Sink, result_line
+from .output import STDOUT_NAMES, EventLines, FileSink, Sink, result_line, writes_to
 from .session import Ended, Plan, ask_once
 from .wiring import Docker, Models, check_sizes
 
@@ -139,17 +139,31 @@ def question_of(parsed: Parsed) -> str:
 
 
 def _run(invocation: Invocation) -> int:
-    """Everything after the line has been understood: check what is cheap to check, read, run, hand over."""
+    """Everything after the line has been understood. What fails before the run begins is told where the answer would
+    have gone, as far as the format has words for it."""
+    with opened(invocation, guard_stdout()) as sink:
+        try:
+            return _answer(invocation, sink)
+        except RlmError as error:
+            form = invocation.settings.output.format
+            if form == "text":
+                raise
+            report(error)
+            sink.write(failure_lines(error, form, question=invocation.parsed.question))
+            sink.commit()
+            return int(error.exit_code)
+
+
+def _answer(invocation: Invocation, sink: Sink) -> int:
+    """Check what is cheap to check, read, run, hand over."""
     settings, env = invocation.settings, config.environment()
-    out = guard_stdout()
     look = look_for(sys.stderr, color=settings.output.color, env=env, verbosity=settings.run.verbose)
     check = answer_schema.load(invocation.schema) if invocation.schema else None
     models = Models(settings, env, cost_given=invocation.cost_given)
     with ExitStack() as stack:
-        ticker = stack.enter_context(closing(Ticker(sys.stderr, look)))
+        ticker = stack.enter_context(closing(Ticker(sys.stderr, look, quiet=settings.run.quiet)))
         if not invocation.dry_run:
             models.start_loading()
-        sink = stack.enter_context(opened(invocation.output, out))
         run_id = new_run_id()
         folder = stack.enter_context(run_folder(invocation, run_id))
         docker = None if invocation.dry_run else stack.enter_context(Docker.ready(settings, folder, ticker))
@@ -191,17 +205,37 @@ def run_folder(invocation: Invocation, run_id: str) -> Iterator[Path]:
 
 
 @contextmanager
-def opened(output: str | None, stdout: BinaryIO) -> Iterator[Sink]:
-    """Where the answer goes."""
-    if output is None or output == "-":
+def opened(invocation: Invocation, stdout: BinaryIO) -> Iterator[Sink]:
+    """Where the answer goes; the plan of a dry run goes to stdout. Raises `UsageError` for a place that cannot hold it:
+    before the run, because afterwards the answer would be paid for and lost."""
+    output = invocation.output
+    if output is None or output in STDOUT_NAMES or invocation.dry_run:
+        if not writes_to(stdout):
+            raise UsageError("stdout is closed: the answer has nowhere to go", hint="-o FILE", code="stdout_closed")
         yield Sink(stdout)
         return
-    with FileSink(Path(output)) as sink:
+    with FileSink(output) as sink:
+        if same := [name for name in invocation.parsed.sources if _is_file(name, sink.path)]:
+            raise UsageError(
+                f"the answer would replace {same[0]!r}, which is one of the sources",
+                hint="-o ANOTHER_FILE",
+                code="output_is_source",
+            )
         yield sink
+
+
+def _is_file(name: str, path: Path) -> bool:
+    """Whether `name` is this file, by whatever way; a folder that holds it is not."""
+    try:
+        return Path(name).is_file() and path.is_file() and path.samefile(name)
+    except OSError:
+        return False
 
 
 def show_plan(invocation: Invocation, question: str, corpus: sources.Corpus, models: Models, sink: Sink) -> int:
     """The dry run's output, on stdout: it is what was asked for."""
+    for warning in (*invocation.settings.warnings, *corpus.notes):
+        show.note(invocation.settings, f"rlm: warning: {warning}")
     if invocation.settings.output.format == "text":
         summary = summary_line(corpus, invocation.parsed.sources, invocation.source_options)
         lines = plan_lines(question, corpus, summary, models, invocation.settings)
@@ -251,12 +285,14 @@ def make_plan(
         note=models.note,
         warnings=tuple(warnings),
         log_dir=str(folder) if settings.logs.enabled else None,
+        scratch=None if settings.logs.enabled else str(folder),
     )
 
 
 def carry_out(invocation: Invocation, plan: Plan, models: Models, docker: Docker, *, look: Look, sink: Sink) -> int:
-    """Run the plan in view of the person, and hand the answer over."""
+    """Run the plan in view of the person, and hand the answer over. Raises `BrokenPipeError` when its reader left."""
     settings = invocation.settings
+    events = EventLines(sink)
     with ExitStack() as stack:
         listeners: list[Listener] = []
         if plan.log_dir is not None:
@@ -266,17 +302,26 @@ def carry_out(invocation: Invocation, plan: Plan, models: Models, docker: Docker
             listeners.append(log)
         view = view_for(sys.stderr, look, progress=settings.output.progress, quiet=settings.run.quiet)
         stack.callback(view.close)
-        listeners.append(view)
         if settings.output.format == "events":
-            listeners.append(EventLines(sink))
-        ended = ask_once(plan, models, docker, listeners=tuple(listeners), say=say)
-    hand_over(invocation, ended, sink)
+            listeners.append(events)
+        ended = ask_once(plan, models, docker, listeners=tuple(listeners), view=view, debug=settings.run.debug)
+    try:
+        hand_over(invocation, ended, sink)
+        if events.failure is not None:
+            raise events.failure
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        report(unwritten(error, ended.result, events=settings.output.format == "events"))
+        return int(ExitCode.ERROR)
     return ended.result.exit_code
 
 
-def say(text: str) -> None:
-    """A line for the person in the middle of a run; the live view redraws around it."""
-    print(f"\nrlm: {text}", file=sys.stderr, flush=True)
+def unwritten(error: OSError, result: Result, *, events: bool) -> RlmError:
+    """The answer is there and cannot be written; where else it is."""
+    what = "the events" if events else "the answer"
+    hint = f"rlm runs show {result.run_id} --answer" if result.answer and result.log_dir else ""
+    return RlmError(f"{what} could not be written: {error.strerror or error}", hint=hint, code="output_failed")
 
 
 def hand_over(invocation: Invocation, ended: Ended, sink: Sink) -> None:

@@ -52,7 +52,8 @@ def guard_stdout() -> BinaryIO:
 
 
 def prepare_streams() -> None:
-    """Any text can be written: UTF-8 on Windows, file names byte for byte where the stream is UTF-8."""
+    """All three are open, and any text can be written: UTF-8 on Windows, file names byte for byte in UTF-8."""
+    _open_missing_streams()
     for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
         if not hasattr(stream, "reconfigure"):
             continue
@@ -60,6 +61,19 @@ def prepare_streams() -> None:
             stream.reconfigure(encoding="utf-8")
         utf8 = (stream.encoding or "").lower().replace("-", "") == "utf8"
         stream.reconfigure(errors=errors if utf8 else "backslashreplace")
+
+
+def _open_missing_streams() -> None:
+    """What the caller closed (`rlm ... >&-`) is /dev/null now, or the next file opened would be taken for it. A closed
+    stdout stays one that cannot be written to: nobody would see what it is told."""
+    for fd, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, flags)
+    sys.stdin = sys.stdin or os.fdopen(0, "r")
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
 def _finish_streams() -> None:
@@ -118,7 +132,7 @@ def _invoke(args: Sequence[str]) -> int:
     except RlmError as error:
         return _end_with(error, args)
     except typer.TyperException as error:
-        return _end_with(_as_usage_error(error), args)
+        return _end_with(_as_usage_error(error, args), args)
     except typer.Abort:
         return _end_with(Interrupted("stopped: no answer was given"), args)
     except KeyboardInterrupt:
@@ -128,6 +142,8 @@ def _invoke(args: Sequence[str]) -> int:
         return int(ExitCode.ERROR)
     except OSError as error:
         # A full disk, a lost folder: the machine's failure, not a bug of ours.
+        if isinstance(error, FileNotFoundError) and not error.filename:  # only getcwd names no file
+            return _end_with(RlmError("the working folder no longer exists", hint="cd /", code="cwd_gone"), args)
         where = f"{error.filename}: " if error.filename else ""
         return _end_with(RlmError(f"{where}{error.strerror or error}", code="os_error"), args)
     except SystemExit as stop:
@@ -157,10 +173,10 @@ def _sigterm_unwinds() -> Iterator[None]:
 # -- reporting -----------------------------------------------------------------------------------------------------
 
 
-def _as_usage_error(error: typer.TyperException) -> RlmError:
+def _as_usage_error(error: typer.TyperException, args: Sequence[str]) -> RlmError:
     """Typer's complaint about the command line, with the help to read."""
     ctx = getattr(error, "ctx", None)
-    path = ctx.command_path if ctx else "rlm"
+    path = ctx.command_path if ctx else f"rlm {_verb(args)}".rstrip()
     return UsageError(error.format_message(), hint=f"{path} --help")
 
 
@@ -184,17 +200,15 @@ def _report_on_stdout(error: RlmError, args: Sequence[str]) -> None:
     form = wanted_format(args)
     if form == "text":
         return
-    from ..events import ROOT, Record, RunFinished, record_to_json, to_json
+    from ..events import to_json
 
-    body: Any
     if _verb(args) == "ask":
-        result = failure(error)
-        finished = Record(0, time.time(), ROOT, RunFinished(result))
-        body = record_to_json(finished) if form == "events" else to_json(result)
+        lines = failure_lines(error, form)
     else:
         body = {"schema_version": 1, "error": to_json(error_info(error)), "exit_code": int(error.exit_code)}
+        lines = json.dumps(body).encode() + b"\n"
     out = _answer or sys.stdout.buffer
-    out.write(json.dumps(body).encode() + b"\n")
+    out.write(lines)
     out.flush()
 
 
@@ -206,12 +220,23 @@ def error_info(error: RlmError) -> ErrorInfo:
     return ErrorInfo(error.code, error.message, error.hint, error.retryable)
 
 
-def failure(error: RlmError, *, run_id: str = "", question: str = "") -> Result:
-    """The result object of a run that ended before it began."""
+def failure_lines(error: RlmError, form: str, *, question: str = "") -> bytes:
+    """What json or events put out for a run that ended before it began: its result, or both ends of its stream."""
+    from ..events import ROOT, ModelPair, Record, RunFinished, RunStarted, SourcesFacts, record_to_json, to_json
+
+    result, now = failure(error, question=question), time.time()
+    started = RunStarted("", __version__, question, ModelPair(), SourcesFacts())
+    events = [Record(0, now, ROOT, started), Record(1, now, ROOT, RunFinished(result))]
+    bodies = [record_to_json(event) for event in events] if form == "events" else [to_json(result)]
+    return b"".join(json.dumps(body).encode() + b"\n" for body in bodies)
+
+
+def failure(error: RlmError, *, question: str = "") -> Result:
+    """The result object of a run that ended before it began: without an id, because there is no such run."""
     from ..events import Result
 
     return Result(
-        run_id=run_id,
+        run_id="",
         status="error",
         answer="",
         question=question,
@@ -248,14 +273,18 @@ def wanted_format(args: Sequence[str]) -> str:
 
 
 def _report_crash(error: Exception, args: Sequence[str]) -> int:
-    text = "".join(traceback.format_exception(error))
     debug = "--debug" in _own(args) or config.environment().get("RLM_DEBUG", "0") not in ("0", "false", "no", "off")
+    return _end_with(crash(error, debug=debug), args)
+
+
+def crash(error: Exception, *, debug: bool) -> RlmError:
+    """A bug of ours as an error for people; its traceback goes to the screen (`debug`) or to a file."""
+    text = "".join(traceback.format_exception(error))
     if debug:
         sys.stderr.write(text)
     where = "" if debug else _keep_traceback(text)
     hint = f"report it with {where} attached: {ISSUES}" if where else f"report it: {ISSUES}"
-    told = RlmError(f"this is a bug in rlm {__version__}: {type(error).__name__}: {error}", hint=hint, code="crash")
-    return _end_with(told, args)
+    return RlmError(f"this is a bug in rlm {__version__}: {type(error).__name__}: {error}", hint=hint, code="crash")
 
 
 def _keep_traceback(text: str) -> str:

@@ -35,7 +35,7 @@ def exit_codes() -> str:
     return (
         f"Exit codes. Scripts may depend on them; they do not change.\n\n{rows}\n\n"
         "A partial answer is never 0. With --json the same object is printed on success and on failure; its\n"
-        "error.code names the failure more finely (docker_down, rate_limited, limit_cost ...).\n"
+        "error.code names the failure more finely (docker_daemon_down, rate_limited, limit_cost ...).\n"
     )
 
 
@@ -88,11 +88,21 @@ TOPICS: Mapping[str, tuple[str, Callable[[], str]]] = {
 
 
 def help_(topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="one of the topics")] = None) -> None:
-    """Read about a topic: environment, exit-codes, formats, sources, sandbox or config."""
+    """Read about a topic: environment, exit-codes, formats, sources, sandbox or config; or about a command."""
     if topic is None:
         rows = "\n".join(f"  rlm help {name:12}  {about}" for name, (about, _) in TOPICS.items())
         typer.echo(f"Topics:\n\n{rows}\n\nrlm --help lists the commands, rlm COMMAND --help explains one.")
         return
     if topic not in TOPICS:
-        raise UsageError(f"no help topic {topic!r}: there are {', '.join(TOPICS)}", hint="rlm help")
+        _print_command_help(topic)
+        return
     typer.echo(TOPICS[topic][1]().rstrip("\n"))
+
+
+def _print_command_help(name: str) -> None:
+    """`rlm help ask` is `rlm ask --help`, except that a topic wins over a command of its name."""
+    from .app import VERBS, command
+
+    if name not in {verb.name for verb in VERBS}:
+        raise UsageError(f"no help topic {name!r}: there are {', '.join(TOPICS)}, and every command", hint="rlm help")
+    command().main([name, "--help"], prog_name="rlm", standalone_mode=False)

@@ -21,7 +21,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass
 class Interrupts:
-    """What to do on a signal. `say` prints one line for the person; `kill` removes the container at once."""
+    """What to do on a signal. `say` prints one line for the person; `kill` removes the container at once, and what is
+    drawn on the terminal with it."""
 
     task: asyncio.Future[Any]
     say: Callable[[str], None]
@@ -34,8 +35,8 @@ class Interrupts:
             self.say("interrupted: stopping the run; again to kill it")
             self.task.cancel()
             return
-        self.say("killed")
         self.kill()
+        self.say("killed")
         # Not sys.exit: a cancelled task may be stuck, which is why the person is here a second time.
         os._exit(int(self.error().exit_code))
 

@@ -42,6 +42,9 @@ def list_(
         found = [{**_facts(settings, row.facts), "usable_by": row.usable_by} for row in rows]
         show.as_json({"schema_version": 1, "models": found})
         return
+    if not rows:
+        show.note(settings, _none_found(query, provider, everything=everything))
+        return
     from ..render.tables import Column
 
     names = ("model", "usable by", "window", "in", "out", "cached", "alias")
@@ -49,6 +52,16 @@ def list_(
     show.table(settings, columns, [_row(settings, row.facts, row.usable_by) for row in rows])
     if not everything and len(rows) <= 1:
         show.note(settings, "rlm: no provider's key was found; `rlm models list -a` lists every model")
+
+
+def _none_found(query: str, provider: str, *, everything: bool) -> str:
+    what = f"rlm: no model{f' of {provider}' if provider else ''}{f' has {query!r} in its id' if query else ''}"
+    if everything:
+        return what
+    more = " ".join(
+        ["rlm models list -a", *([f"--provider {provider}"] if provider else []), *([query] if query else [])]
+    )
+    return f"{what}, of those your keys can use; {more} lists the others"
 
 
 @app.command("show", cls=options.Command)

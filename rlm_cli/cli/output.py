@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import os
 import secrets
 import stat
 from pathlib import Path
@@ -11,6 +13,14 @@ from typing import BinaryIO
 
 from ..errors import UsageError
 from ..events import Record, Result, is_streaming, record_to_json, to_json
+
+STDOUT_NAMES = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+OPEN_FILES = ("/dev/", "/proc/")
+
+
+def writes_to(stream: BinaryIO) -> bool:
+    """Whether the stream was opened for writing; a closed stdout was not (`boundary.prepare_streams`)."""
+    return fcntl.fcntl(stream.fileno(), fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
 
 
 class Sink:
@@ -34,19 +44,20 @@ class Sink:
 
 class FileSink(Sink):
     """A file written beside its place and renamed there by `commit`; without it nothing is left. A file that is
-    replaced keeps its mode. A device or a pipe is written to directly."""
+    replaced keeps its mode, a link stays one and its target is replaced. A device or a pipe is written to directly."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        special = path.exists() and not path.is_file()
-        self._scratch = None if special else path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    def __init__(self, name: str) -> None:
+        # Not Path: what is below /proc or /dev is a name for something open, and the name itself must stay.
+        self.path = Path(os.path.realpath(name))
+        special = name.startswith(OPEN_FILES) or (self.path.exists() and not self.path.is_file())
+        self._scratch = None if special else self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
         try:
-            if path.is_dir():
-                raise IsADirectoryError(21, "it is a folder")
-            super().__init__((self._scratch or path).open("wb"))
+            if Path(name).is_dir():
+                raise IsADirectoryError(21, "it is a folder" if name else "it has no name")
+            super().__init__((self._scratch or Path(name)).open("ab"))
         except OSError as error:
             raise UsageError(
-                f"cannot write the answer to {str(path)!r}: {error.strerror}",
+                f"cannot write the answer to {name!r}: {error.strerror}",
                 hint="-o FILE in a folder you can write",
                 code="output_unwritable",
             ) from error
@@ -72,16 +83,22 @@ class FileSink(Sink):
 
 
 class EventLines:
-    """A listener for `--events`: one JSON line a record, flushed; the last is `run.finished`."""
+    """A listener for `--events`: one JSON line a record, flushed; the last is `run.finished`. What it cannot write ends
+    the stream and not the run: `failure` says so afterwards."""
 
     name = "event stream"
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
+        self.failure: OSError | None = None
 
     def __call__(self, record: Record) -> None:
-        if not is_streaming(record.event):
+        if is_streaming(record.event) or self.failure is not None:
+            return
+        try:
             self._sink.write(json.dumps(record_to_json(record)).encode() + b"\n")
+        except OSError as error:
+            self.failure = error
 
 
 def result_line(result: Result) -> bytes:

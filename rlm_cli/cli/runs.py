@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,9 @@ from ..errors import InputError, UsageError
 from ..events import record_to_json, to_json
 from . import options, show
 from .run_markdown import as_markdown
+
+STATUSES = ("ok", "partial", "no_answer", "error", "running", "crashed")
+NARROW = 100
 
 RunRef = Annotated[str, typer.Argument(metavar="[RUN]", help="an id, a part of one that is unique, or last")]
 Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="ids, unique parts of them, or last")]
@@ -52,6 +56,8 @@ def list_(
 ) -> None:
     """List runs, newest first."""
     settings, places = options.settings(ctx), options.places(ctx)
+    if status and status not in STATUSES:
+        raise UsageError(f"--status: {status!r} is not one of {', '.join(STATUSES)}")
     oldest = time.time() - _seconds(since, "--since") if since else 0.0
     found: list[runlog.RunHeader] = []
     for header in runlog.list_runs(places.runs):
@@ -76,17 +82,22 @@ def _matches(header: runlog.RunHeader, status: str, model: str, search: str) -> 
 
 
 def _print_headers(settings: config.Settings, headers: Sequence[runlog.RunHeader]) -> None:
+    """A table; a narrow terminal has no room for the models, and the question says more."""
     from ..render.tables import Column
 
+    narrow = sys.stdout.isatty() and shutil.get_terminal_size().columns < NARROW
     rows = []
     for header in headers:
         result = header.result
         cost = "" if result is None else units.money(result.cost.usd) if result.cost.known else "?"
         seconds = units.human_seconds(result.timing.total_s) if result else ""
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(header.started))
-        rows.append([header.id, when, header.status, cost, seconds, header.models.root, header.question])
-    names = ("run", "started", "status", "cost", "time", "model", "question")
-    columns = [Column(name, "right" if name in ("cost", "time") else "left") for name in names]
+        models = [] if narrow else [header.models.root]
+        rows.append([header.id, when, header.status, cost, seconds, *models, header.question])
+    names = ("run", "started", "status", "cost", "time", *(() if narrow else ("model",)), "question")
+    columns = [
+        Column(name, "right" if name in ("cost", "time") else "left", keep=name in ("run", "started")) for name in names
+    ]
     show.table(settings, columns, rows)
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 
-from .. import __version__
+from .. import __version__, config
 from ..engine import Deps, Limits, Outcome, Task, run
-from ..errors import RlmError, SandboxError
+from ..errors import Interrupted, LimitError, RlmError, SandboxError
 from ..events import Bus, Listener, ModelPair, Result, RunFinished, RunStarted, Totals, Warned
 from ..prompts import InputFacts
+from ..render.views import View
 from ..sandbox import Answer
 from ..sources import Corpus
+from .boundary import crash
 from .interrupts import Interrupts, handling
 from .result import Tally, failed, finished, no_answer
 from .wiring import Docker, Models
@@ -36,6 +39,8 @@ class Plan:
     """What the person should know about the models (offline, chosen by key ...)."""
     warnings: tuple[str, ...] = ()
     log_dir: str | None = None
+    scratch: str | None = None
+    """A folder of the run's own that nothing may be left of, not even by a second Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +58,12 @@ def ask_once(
     docker: Docker,
     *,
     listeners: tuple[Listener, ...],
-    say: Callable[[str], None],
+    view: View,
+    debug: bool = False,
 ) -> Ended:
-    """Run the plan. Every failure that belongs to the run becomes its result; only bugs in here raise."""
+    """Run the plan in `view`. Every failure becomes the run's result, a bug of ours too: its record has an end."""
     tally = Tally()
-    bus = Bus((tally, *listeners))
+    bus = Bus((tally, *listeners, view))
     bus.emit(
         RunStarted(
             plan.run_id,
@@ -72,14 +78,17 @@ def ask_once(
     )
     for warning in (*plan.warnings, *plan.corpus.notes):
         bus.emit(Warned(warning))
-    ended = asyncio.run(_under_signals(plan, models, docker, bus, tally, say))
+    try:
+        ended = asyncio.run(_under_signals(plan, models, docker, bus, tally, view))
+    except KeyboardInterrupt:  # before the signals were ours
+        ended = _failed(plan, tally, Interrupted("interrupted by Ctrl-C"), models.totals())
+    except Exception as error:  # noqa: BLE001 - the run's edge: what was paid for is in the result
+        ended = _failed(plan, tally, crash(error, debug=debug), models.totals())
     bus.emit(RunFinished(ended.result))
     return ended
 
 
-async def _under_signals(
-    plan: Plan, models: Models, docker: Docker, bus: Bus, tally: Tally, say: Callable[[str], None]
-) -> Ended:
+async def _under_signals(plan: Plan, models: Models, docker: Docker, bus: Bus, tally: Tally, view: View) -> Ended:
     sandbox = docker.sandbox(plan.run_id, bus.emit)
     task = Task(
         question=plan.question,
@@ -94,7 +103,14 @@ async def _under_signals(
     )
     deps = Deps(models.chain(bus.emit), sandbox, bus.emit, models.view)
     main = asyncio.ensure_future(run(task, deps))
-    interrupts = Interrupts(main, say, sandbox.kill_now)
+
+    def kill() -> None:
+        sandbox.kill_now()
+        view.close()
+        if plan.scratch is not None:
+            shutil.rmtree(plan.scratch, ignore_errors=True)
+
+    interrupts = Interrupts(main, view.say, kill)
     with handling(interrupts):
         try:
             outcome = await main
@@ -112,6 +128,8 @@ async def _under_signals(
 
 def _ended(plan: Plan, tally: Tally, outcome: Outcome, totals: Totals) -> Ended:
     error = outcome.error or (no_answer() if outcome.status == "no_answer" else None)
+    if isinstance(error, LimitError) and not error.hint and (key := config.KEYS.get(f"limits.{error.limit}")):
+        error = LimitError(error.limit, error.message, hint=f"raise {key.flag}")  # the engine knows no flags
     return Ended(finished(tally, outcome, error, totals, log_dir=plan.log_dir), outcome.answer, error)
 
 

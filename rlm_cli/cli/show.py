@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 
 def as_json(value: Any) -> None:
-    """One JSON value. Readable on a terminal and in a pipe alike: it never depends on where it goes."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """One JSON value, the same on a terminal and in a pipe; ASCII, so that a file name that is no text, or one with
+    control characters beyond ASCII, is still JSON and harmless."""
+    print(json.dumps(value, indent=2))
 
 
 def table(settings: config.Settings, columns: Sequence[str | Column], rows: Sequence[Sequence[str]]) -> None:

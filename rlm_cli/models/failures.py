@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..errors import AuthError, ProviderError, RlmError, TransientError
+from ..events import Role
 from .catalog import KEYS, provider_of
 
 DETAIL_CHARS = 400
@@ -63,6 +64,7 @@ class Failure:
     model: str
     api_base: str = ""
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    role: Role = "sub"
 
     @property
     def where(self) -> str:
@@ -130,7 +132,9 @@ def _by_request_wording(error: BaseException, text: str, failure: Failure, detai
     if CONTEXT.search(text) or "context_length" in code or kind == "ContextWindowExceededError":
         return ProviderError(
             f"the prompt is longer than the context window of {failure.model}: {detail}",
-            hint="Send smaller pieces to the sub-model, or choose one with a larger window (--sub-model).",
+            hint="Send smaller pieces to the sub-model, or choose one with a larger window (--sub-model)."
+            if failure.role == "sub"
+            else "Choose a root model with a larger window (-m), or fewer turns (--max-iterations).",
             code="context_overflow",
         )
     if BAD_KEY.search(text):  # Google says 400 to a wrong key

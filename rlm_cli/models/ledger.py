@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from ..errors import LimitError, UsageError
 from ..events import Calls, Cost, Role, RoleUsage, Totals, Usage
+from ..units import money
 from . import Completion, Message, Model, OnText, Request, Spent, spent_by
 from .facts import Facts, Price, output_limit
 
@@ -301,7 +302,8 @@ class Ledger:
                 f"the cap of {caps.tokens:,} tokens: {books.tokens:,} used, the next call may take {need.tokens:,}"
             )
             return LimitError(limit, message, hint="Raise --max-tokens.")
-        message = f"the cap of ${caps.usd:.2f}: ${books.usd:.4f} spent, the next call may cost ${need.usd:.4f}"
+        cap, spent, next_one = money(caps.usd or 0.0), money(books.usd), money(need.usd)
+        message = f"the cap of {cap}: {spent} spent, the next call may cost {next_one}"
         return LimitError(limit, message, hint="Raise --max-cost.")
 
 
@@ -334,8 +336,7 @@ class Budgeted:
         inputs = self._input_bound(request)
         if request.role == "root" and not request.span.depth:
             self._keep(request.model, inputs + FINAL_GROWTH)
-        request = self._within_means(request, inputs)
-        await self._ledger.reserve(request.call, self._need(request, inputs))
+        request = await self._reserved(request, inputs)
         spent = Spent()
         try:
             completion = await self._inner.complete(request, on_text)
@@ -349,6 +350,19 @@ class Budgeted:
         if request.role == "root" and not request.span.depth:
             self._keep(request.model, completion.usage.total + FINAL_GROWTH)
         return replace(completion, cost_usd=cost)
+
+    async def _reserved(self, request: Request, inputs: int) -> Request:
+        """The request as it can be paid for, with its cost set aside. What is left may have shrunk by the time it was
+        this call's turn; then its output is shortened once more, as long as that helps."""
+        while True:
+            payable = self._within_means(request, inputs)
+            try:
+                await self._ledger.reserve(request.call, self._need(payable, inputs))
+            except LimitError:
+                if self._within_means(request, inputs) == payable:
+                    raise
+            else:
+                return payable
 
     def _input_bound(self, request: Request) -> int:
         bound = upper_bound(request.messages)

@@ -246,7 +246,7 @@ class LiteLLMProvider:
 
     def _translated(self, error: Exception, request: Request, reply: _Reply) -> RlmError:
         options = self._options
-        failure = Failure(request.model, options.api_base, (options.api_key, *options.secrets))
+        failure = Failure(request.model, options.api_base, (options.api_key, *options.secrets), request.role)
         problem = explain(error, failure)
         late = isinstance(problem, TransientError) and problem.code == "timeout"
         note_spent(problem, self._spent(request, reply) if reply.text or late else Spent(reply.sent))

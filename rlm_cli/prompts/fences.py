@@ -14,9 +14,9 @@ import ast
 import re
 from dataclasses import dataclass
 
-CODE_TAGS = {"", "repl", "python", "py", "python3", "ipython", "pycon"}
+CODE_TAGS = {"", "repl", "python", "py", "python3", "ipython", "pycon", "tool_code"}
 
-_OPEN = re.compile(r"^[ ]{0,3}(?P<fence>`{3,}|~{3,})[ \t]*(?P<tag>[\w+.#-]*)[^`\n]*$", re.MULTILINE)
+_OPEN = re.compile(r"^(?P<indent>[ ]{0,3})(?P<fence>`{3,}|~{3,})[ \t]*(?P<tag>[\w+.#-]*)[^`\n]*$", re.MULTILINE)
 _THINK = re.compile(r"\s*<(think|thinking|reasoning)>", re.IGNORECASE)
 _FINAL = re.compile(r"^[ \t]*(?P<name>FINAL|FINAL_VAR)\((?P<value>.*)", re.MULTILINE)
 # The start of a string literal, or a comment to the end of its line: all that matters to find open strings.
@@ -47,7 +47,8 @@ def parse_reply(text: str, *, truncated: bool = False) -> Reply:
     """
     block = _first_block(text)
     if block is not None and block.closed:
-        return Reply(text[: block.end].rstrip() + "\n", code=block.code)
+        cut = text[: block.end].rstrip() + "\n"
+        return Reply(cut, code=block.code) if block.code.strip() else Reply(cut, problem="the code block was empty")
     if truncated:
         return Reply(text, problem="the reply was cut off at the output limit before its code block was closed")
     if block is not None and block.code.strip():
@@ -74,13 +75,18 @@ def _first_block(text: str) -> _Block | None:
         body = min(opened.end() + 1, len(text))
         closing = _closing_fence(text, body, opened["fence"], python=opened["tag"].lower() in CODE_TAGS)
         if opened["tag"].lower() in CODE_TAGS:
-            if closing is None:
-                return _Block(text[body:], len(text), closed=False)
-            return _Block(text[body : closing.start()], closing.end(), closed=True)
+            end, after = (closing.start(), closing.end()) if closing else (len(text), len(text))
+            return _Block(_outdented(text[body:end], opened["indent"]), after, closed=closing is not None)
         if closing is None:
             return None
         position = closing.end()
     return None
+
+
+def _outdented(code: str, indent: str) -> str:
+    """The code of a block inside a list, whose fence is indented: that much is not Python's. Newlines as Python's."""
+    code = code.replace("\r\n", "\n")
+    return re.sub(rf"^ {{1,{len(indent)}}}", "", code, flags=re.MULTILINE) if indent else code
 
 
 def _after_thinking(text: str) -> int:
@@ -97,7 +103,7 @@ def _closing_fence(text: str, body: int, fence: str, *, python: bool) -> re.Matc
     A fence on the last line without a newline counts only when the text ends there, which is always true for us: the
     caller sees a growing text, and a tag that is still to come would have made it another line.
     """
-    closer = re.compile(rf"^[ ]{{0,3}}{re.escape(fence[0])}{{{len(fence)},}}[ \t]*$", re.MULTILINE)
+    closer = re.compile(rf"^[ ]{{0,3}}{re.escape(fence[0])}{{{len(fence)},}}[ \t\r]*$", re.MULTILINE)
     candidates = list(closer.finditer(text, body))
     for candidate in candidates:
         if not python or not _inside_string(text[body : candidate.start()]):

@@ -332,8 +332,9 @@ def tail_lines(text: str, width: int, count: int) -> list[Text]:
     return rows[-count:]
 
 
-def bar_line(burst: Burst, width: int) -> Text:
+def bar_line(progress: Progress, width: int) -> Text:
     """`sub-calls ███████░░░ 12/40 · 1 failed · 8 in flight`."""
+    burst = progress.burst
     size = _BAR if width >= 72 else _BAR // 2
     full = size * burst.done // max(burst.started, 1)
     line = Text("  sub-calls ")
@@ -341,7 +342,8 @@ def bar_line(burst: Burst, width: int) -> Text:
     line.append(f" {human_count(burst.done)}/{human_count(burst.started)}")
     if burst.failed:
         line.append(DOT, "dim").append(f"{human_count(burst.failed)} failed", "red")
-    line.append(f"{DOT}{human_count(burst.in_flight)} in flight", "dim")
+    in_flight = burst.in_flight if progress.concurrency is None else min(burst.in_flight, int(progress.concurrency))
+    line.append(f"{DOT}{human_count(in_flight)} in flight", "dim")
     if burst.retries:
         line.append(f"{DOT}{retries_text(burst.retries)}", "dim")
     return line

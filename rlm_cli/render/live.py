@@ -135,6 +135,12 @@ class LiveView:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def say(self, text: str) -> None:
+        """A line above the region that is no record."""
+        with self._lock:
+            # On a line of its own: the terminal has just echoed ^C behind the region.
+            self._region.draw([Text(f"rlm: {text}", "yellow")], [] if self._closed else self._frame())
+
     def close(self) -> None:
         """Take the region off the screen and end the thread. Idempotent."""
         self._stop.set()
@@ -179,7 +185,7 @@ class LiveView:
         now = self._clock() if self._clock else progress.now
         rows = fmt.tail_lines(self._tail, width, _TAIL_ROWS) if self._tail.strip() else []
         if progress.burst.in_flight:
-            rows.append(fmt.bar_line(progress.burst, width))
+            rows.append(fmt.bar_line(progress, width))
         spinner = _SPINNER if self._look.unicode else _ASCII_SPINNER
         return [*rows, fmt.status_line(progress, now, width, spinner[self._frames % len(spinner)])]
 

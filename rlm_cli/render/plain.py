@@ -48,6 +48,11 @@ class PlainLines:
             self._out.write("".join(f"{line}\n" for line in lines))
             self._out.flush()
 
+    def say(self, text: str) -> None:
+        """A line that is no record."""
+        self._out.write(f"{_PREFIX}{text}\n")
+        self._out.flush()
+
     def close(self) -> None:
         """Nothing is held."""
 

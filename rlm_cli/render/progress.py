@@ -50,7 +50,8 @@ class Burst:
 
 @dataclass(frozen=True)
 class Progress:
-    """`now` is the latest record's time. `wait` is a pending retry's notice, true until `wait_until`."""
+    """`now` is the latest record's time. `wait` is a pending retry's notice, true until `wait_until`. Of the sub-calls
+    that began at most `concurrency` are in flight: the others wait for their turn."""
 
     began: float = 0.0
     now: float = 0.0
@@ -63,6 +64,7 @@ class Progress:
     root_call: str = ""
     wait: CallRetried | None = None
     wait_until: float = 0.0
+    concurrency: float | None = None
 
     def after(self, record: Record) -> Progress:
         """The progress once `record` has happened."""
@@ -73,7 +75,8 @@ class Progress:
             case _ if record.span.depth:
                 return now
             case RunStarted(limits=limits):
-                return replace(now, began=record.ts, totals=Totals(max_usd=limits.get("cost")))
+                totals = Totals(max_usd=limits.get("cost"))
+                return replace(now, began=record.ts, totals=totals, concurrency=limits.get("concurrency"))
             case SandboxReady():
                 return replace(now, phase="asking")
             case StepStarted(step=step):

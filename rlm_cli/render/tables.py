@@ -18,11 +18,13 @@ _NARROWEST = 8
 
 @dataclass(frozen=True)
 class Column:
-    """A heading; numbers align "right"; `style` is a rich style for the cells on a colour terminal."""
+    """A heading; numbers align "right"; `style` is a rich style for the cells on a colour terminal; what somebody will
+    copy is to `keep`: it is never cut."""
 
     name: str
     align: Literal["left", "right"] = "left"
     style: str = ""
+    keep: bool = False
 
 
 def print_table(
@@ -46,19 +48,23 @@ def table_lines(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, wid
         max(cell_len(column.name), *(cell_len(row[i]) for row in cells)) if cells else cell_len(column.name)
         for i, column in enumerate(columns)
     ]
-    widths = _fit(wanted, width)
+    widths = _fit(wanted, width, [column.keep for column in columns])
     heading = _line([column.name for column in columns], columns, widths, heading=True)
     return [heading, *(_line(row, columns, widths) for row in cells)]
 
 
-def _fit(wanted: list[int], width: int | None) -> list[int]:
-    """Take cells from the widest column, again and again, until the line fits or all are at their least."""
+def _fit(wanted: list[int], width: int | None, keep: list[bool]) -> list[int]:
+    """Take cells from the widest column that may be cut, again and again, until the line fits or all are at their
+    least."""
     widths = list(wanted)
     if width is None:
         return widths
     excess = sum(widths) + _GAP * (len(widths) - 1) - width
-    while excess > 0 and max(widths, default=0) > _NARROWEST:
-        widths[widths.index(max(widths))] -= 1
+    while excess > 0:
+        size, widest = max(((size, at) for at, size in enumerate(widths) if not keep[at]), default=(0, 0))
+        if size <= _NARROWEST:
+            break
+        widths[widest] -= 1
         excess -= 1
     return widths
 

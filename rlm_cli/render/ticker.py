@@ -18,10 +18,14 @@ INTERVAL_S = 0.125
 
 class Ticker:
     """`show` draws the newest text, at most eight times a second and only after the first moments; silent where
-    nothing may be redrawn. `say` leaves a line behind anywhere. Close it before anything else draws."""
+    nothing may be redrawn. `say` leaves a line behind anywhere. `quiet`: neither. Close it before anything else draws.
+    """
 
-    def __init__(self, stream: TextIO, look: Look, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, stream: TextIO, look: Look, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._stream = stream
+        self._quiet = quiet
         self._region = Region(stream, look) if look.live else None
         self._clock = clock
         self._next = clock() + PATIENCE_S
@@ -29,6 +33,8 @@ class Ticker:
     def show(self, text: str) -> None:
         """Replace the line."""
         now = self._clock()
+        if self._quiet:
+            return
         if self._region is not None and now >= self._next:
             self._next = now + INTERVAL_S
             self._region.draw([], [Text(clean_line(text, self._region.width - 1), "dim")])
@@ -36,6 +42,8 @@ class Ticker:
     def say(self, text: str) -> None:
         """Print a line that stays."""
         line = clean_line(text, 10_000)
+        if self._quiet:
+            return
         if self._region is not None:
             self._region.draw([Text(line)], [])
         else:

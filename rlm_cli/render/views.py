@@ -15,21 +15,30 @@ ProgressChoice = Literal["auto", "rich", "plain", "none"]
 
 
 class View(Protocol):
-    """A listener that draws. `close` before anything else writes to the same stream; idempotent."""
+    """A listener that draws. `close` before anything else writes to the same stream; idempotent. `say` prints a line
+    that is no record, also after that."""
 
     name: str
 
     def __call__(self, record: Record) -> None: ...
+    def say(self, text: str) -> None: ...
     def close(self) -> None: ...
 
 
 class NoView:
-    """Draws nothing (`-q`, `--progress none`)."""
+    """Draws nothing of a run (`-q`, `--progress none`)."""
 
     name = "no view"
 
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
     def __call__(self, record: Record) -> None:
         """Nothing to show."""
+
+    def say(self, text: str) -> None:
+        """What is said to somebody who just pressed Ctrl-C is no part of the run's drawing."""
+        print(f"rlm: {text}", file=self._stream, flush=True)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -48,7 +57,7 @@ def view_for(
     `clock` None: elapsed time is the records' own, as a replay needs it.
     """
     if quiet or progress == "none":
-        return NoView()
+        return NoView(stream)
     if progress == "rich" or (progress == "auto" and look.live):
         return LiveView(stream, look, clock=clock)
     return PlainLines(stream, look)

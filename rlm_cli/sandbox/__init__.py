@@ -142,6 +142,11 @@ class Sandbox(Protocol):
         """Run one cell. `timeout` counts seconds of computing, not waiting for sub-calls. Cancelling interrupts it."""
         ...
 
+    def interrupt(self) -> None:
+        """Stop the running cell, if any: its calls are given up, new ones refused, and `execute` soon returns what it
+        did until then, an answer included; its status is "interrupted", unless it ended by itself first."""
+        ...
+
     async def close(self) -> None:
         """Stop and remove everything this sandbox made, at once."""
         ...

@@ -100,6 +100,11 @@ class Cell:
         return self.started and not self.ended.done()
 
     @property
+    def stopping(self) -> bool:
+        """Interrupted: it gets no more calls answered."""
+        return self._asked is not None
+
+    @property
     def dead(self) -> bool:
         """Over because its worker is gone."""
         return self.ended.done() and self._done is None
@@ -228,10 +233,11 @@ class Cell:
             if self._done.status == "interrupted":
                 return self._asked or "error", self._done.error, ""
             return self._done.status, self._done.error, ""
-        if self._asked == "timeout" and not self.violation:
-            how = f"; it did not stop when interrupted, and {self._patience.interrupt:g} s later it was killed"
-            how = how if self._killed else f"; interrupted, {self._reason}"
-            return "timeout", "", f"The cell ran longer than {self.timeout:g} s{how}. {GONE}"
+        if self._asked is not None and not self.violation:
+            late = f"ran longer than {self.timeout:g} s and " if self._asked == "timeout" else ""
+            how = f"; it did not stop, and {self._patience.interrupt:g} s later it was killed"
+            how = how if self._killed else f"; then {self._reason}"
+            return self._asked, "", f"The cell {late}was interrupted{how}. {GONE}"
         return "died", "", f"The cell ended its Python process: {self._reason}. {GONE}"
 
     def _captured(self, kind: bytes, tail: frames.Tail | None) -> Captured:

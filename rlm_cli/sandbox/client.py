@@ -45,6 +45,10 @@ T = TypeVar("T")
 
 REPLY_MAX = 32 * 1024 * 1024
 LATE_MAX = 64 * 1024
+EXITS = {
+    wire.LOST_PIPES: f"it closed file descriptors that the kernel needs (exit code {wire.LOST_PIPES})",
+    wire.BROKEN: f"it broke something that the kernel needs, such as a builtin (exit code {wire.BROKEN})",
+}
 
 
 @functools.cache
@@ -168,6 +172,14 @@ class KernelClient:
             if self._stopping is None:
                 self._cell = None
 
+    def interrupt(self) -> None:
+        """Stop the running cell; `execute` returns what it did until then. Its calls are given up after the signal has
+        left, so that it does not go on with what they say."""
+        if self._cell is not None:
+            self._cell.interrupt("interrupted")
+            for task in self._calls.values():
+                task.cancel()
+
     async def _renew(self) -> str:
         """Attach a worker that was started since the last cell; why the one before is gone, or ""."""
         lost, self._lost = self._lost, ""
@@ -188,10 +200,8 @@ class KernelClient:
     async def _stop(self, cell: Cell) -> None:
         """A cancelled cell: nobody wants its calls' replies, and it must be over before the next one starts."""
         try:
-            for task in self._calls.values():
-                task.cancel()
+            self.interrupt()
             if cell.started and self._dead is None:
-                cell.interrupt("interrupted")
                 await cell.ended
                 if self._fresh:
                     self._lost = "the cell was interrupted and had to be killed"
@@ -376,7 +386,7 @@ class KernelClient:
         flying = sum(generation == self._generation for generation, _ in self._unanswered)
         if flying >= wire.CALLS_MAX or key in self._unanswered or key in self._calls:
             raise Violation("more calls at once than allowed")
-        if cell is None or not cell.running:
+        if cell is None or not cell.running or cell.stopping:
             refusal = SubReply(False, "sub-calls work only while a cell runs")
             for index in range(len(asked.call.prompts)):
                 self._reply(key, index, refusal)
@@ -436,6 +446,8 @@ def exit_reason(gone: frames.Exit) -> str:
         return f"it wrote something into the kernel's own pipes ({gone.violation})"
     if gone.oom:
         return f"out of memory (limit {gone.memory_limit // 2**20:,} MB)" if gone.memory_limit else "out of memory"
+    if gone.status in EXITS:
+        return EXITS[gone.status]
     if gone.status >= 0:
         return f"its process ended with exit code {gone.status}"
     try:

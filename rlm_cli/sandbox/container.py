@@ -703,6 +703,11 @@ class DockerSandbox:
             raise SandboxError("the sandbox is not open", code="sandbox_lost")
         return await self._client.execute(code, timeout=timeout, on_output=on_output)
 
+    def interrupt(self) -> None:
+        """Stop the running cell (see `Sandbox.interrupt`)."""
+        if self._client is not None:
+            self._client.interrupt()
+
     async def close(self) -> None:
         """Remove the container and the copy of the input, whatever state they are in. Idempotent; once begun it goes
         on even if the waiter is cancelled. Raises `SandboxError` when the engine does not remove the container."""

@@ -18,6 +18,8 @@ from .kernel import wire
 AHEAD = 16
 """Reads that may wait for the loop. Then the reader stops reading, and the flood waits in the container."""
 TEXT_MAX = 64 * 1024
+LAST_WORDS = 1.0
+"""Seconds that a failed write waits for the reader, which may learn why the other side is gone."""
 
 Frames = Sequence[tuple[bytes, bytes]]
 
@@ -36,6 +38,7 @@ class Pump:
         self._room = threading.Semaphore(AHEAD)
         self._out: SimpleQueue[bytes | None] = SimpleQueue()
         self._closed = False
+        self._over = False
         self._threads = [
             threading.Thread(target=self._read, name="rlm-kernel-reader", daemon=True),
             threading.Thread(target=self._write, name="rlm-kernel-writer", daemon=True),
@@ -70,6 +73,7 @@ class Pump:
             while (data := self._out.get()) is not None:
                 self._channel.write(data)
         except (SandboxError, OSError) as error:
+            self._threads[0].join(LAST_WORDS)
             self._end(error)
 
     def _read(self) -> None:
@@ -105,7 +109,12 @@ class Pump:
     def _end(self, error: Exception | None) -> None:
         if error is not None and not isinstance(error, SandboxError):
             error = SandboxError(f"the stream to the sandbox broke: {error}", code="sandbox_stream")
-        self._post(self._on_end, error)
+        self._post(self._finish, error)
+
+    def _finish(self, error: SandboxError | None) -> None:
+        if not self._over:
+            self._over = True
+            self._on_end(error)
 
     def _post(self, call: Callable[..., None], value: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more

@@ -127,7 +127,8 @@ def _with_sources(parsed: Parsed, tail: list[str], *, stdin_is_data: bool, inter
     if parsed.sources.count(STDIN) > 1:
         raise UsageError("'-' is given twice, and stdin can be read once", hint="leave one '-' out", code="stdin_twice")
     if from_stdin and parsed.reads_stdin:
-        hint = "put the question on the command line: " + line.fixed(*parsed.sources, "QUESTION")
+        plain = replace(line, command=line.command.removesuffix(f" --question-file {STDIN}"))
+        hint = "put the question on the command line: " + plain.fixed(*parsed.sources, "QUESTION")
         raise UsageError("stdin cannot be both the question and a source", hint=hint, code="stdin_twice")
     if parsed.sources:
         check_sources(parsed.sources, tail=tail, line=line)

@@ -260,7 +260,11 @@ def _nothing(
     hint = f"{REMEDY.get(reason, '')} list them: rlm sources {names} --skipped".strip()
     if rule.startswith(("-g", "no -g")):
         hint = "change or drop -g"
-    return InputError(f"{message} by {rule}" if rule else message, hint=hint, code="all_skipped")
+    if rule.startswith("no -g"):
+        message = f"{message}: {rule}"
+    elif rule:
+        message = f"{message} by {rule}"
+    return InputError(message, hint=hint, code="all_skipped")
 
 
 REMEDY = {

@@ -47,6 +47,26 @@ def test_a_second_ctrl_c_kills_at_once(shell: Shell) -> None:
     until(lambda: not containers_of(process.pid), seconds=2)
 
 
+def test_a_second_ctrl_c_leaves_nothing_of_a_run_without_a_log(shell: Shell) -> None:
+    """--no-log: what was piped in is on no disk afterwards, however the run ended."""
+    scratch = shell.folder / "scratch"
+    scratch.mkdir()
+    quiet = Shell(shell.folder, shell.server, {"TMPDIR": str(scratch)})
+    shell.server.policies["hangs"] = lambda turn: HANGING_CELL
+    process = quiet.start("ask", "-", "Q", "--no-log", *shell.model("root/hangs"), stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(b"secret\n")
+    process.stdin.close()
+    process.stdin = None
+    until(lambda: any(entry.finished for entry in shell.server.requests), seconds=40)
+    assert list(scratch.glob("rlm-*/stdin"))
+    # Two signals at once, and two kinds, or the system might make one of them.
+    for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+        send(process, number)
+    done = shell.finish(process)
+    assert (done.code in (130, 143), "rlm: killed" in done.err, list(scratch.rglob("stdin"))) == (True, True, [])
+
+
 def test_sigkill_leaves_no_container(shell: Shell) -> None:
     """Nobody is left to clean up: the kernel notices that its host is gone. The log up to there is readable."""
     process = running(shell)

@@ -88,7 +88,8 @@ def test_no_verb_prints_short_help(rlm: Rlm) -> None:
     ("words", "said"),
     [
         (("why did it fail?",), "fix: rlm ask SOURCES 'why did it fail?'"),
-        (("aks", "x"), "did you mean 'ask'?"),
+        (("aks", "x", "why now?"), "did you mean 'ask'? [usage]\n  fix: rlm ask x 'why now?'"),
+        (("ask", "x", "why?", "-m"), "fix: rlm ask --help"),
         (("notes.txt", "why?"), "fix: rlm ask notes.txt 'why?'"),
         (("frobnicate",), "'frobnicate' is not a command"),
         (("runs", "shwo"), "Did you mean 'show'"),

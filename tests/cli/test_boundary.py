@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -99,10 +100,33 @@ def test_a_failure_with_json_is_one_result_object(rlm: Rlm, words: list[str], co
     )
 
 
-def test_a_failure_with_events_ends_in_run_finished(rlm: Rlm) -> None:
-    """--events: even a line that cannot be run ends with run.finished and the result."""
-    last = json.loads(rlm("ask", "--events", "--max-cost", "abc", "x", "why?").out.splitlines()[-1])
-    assert (last["type"], last["result"]["error"]["code"]) == ("run.finished", "config")
+@pytest.mark.parametrize(
+    ("words", "code", "question"),
+    [
+        (["--max-cost", "abc", "x", "why?"], "config", ""),
+        (["--bogus", "x", "why?"], "usage", ""),
+        (["missing.txt", "why?"], "not_found", ""),
+        (["here.txt", "why?"], "no_key", "why?"),
+        (["here.txt", "why?", "-m", "offline", "--schema", "{"], "schema", "why?"),
+        (["here.txt", "why?", "-m", "offline", "-o", "no/such/folder/file"], "output_unwritable", ""),
+    ],
+)
+def test_a_failure_with_events_has_both_ends_of_the_stream(
+    home: Path, words: list[str], code: str, question: str
+) -> None:
+    """--events: a run that ends before it begins is run.started and run.finished, with the result of --json."""
+    Path("here.txt").write_text("x")
+
+    def ask(form: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "rlm_cli", "ask", form, *words]
+        return subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+
+    done = ask("--events")
+    first, last = map(json.loads, done.stdout.splitlines())
+    whole = json.loads(ask("--json").stdout)
+    assert (first["type"], first["seq"], first["question"]) == ("run.started", 0, question)
+    assert (last["type"], last["seq"], last["result"]) == ("run.finished", 1, whole)
+    assert (whole["error"]["code"], whole["exit_code"], whole["question"]) == (code, done.returncode, question)
 
 
 @pytest.mark.parametrize(
@@ -204,6 +228,30 @@ def test_a_reader_that_left_is_no_news(home: Path) -> None:
 def test_control_sequences_in_an_error_are_shown_not_sent(rlm: Rlm) -> None:
     """An argument with an escape sequence cannot reach the terminal through the error message."""
     assert "\x1b" not in rlm("\x1b]52;c;x\x07").err
+
+
+@pytest.mark.parametrize(
+    ("closed", "code", "message"),
+    [
+        (">&-", 1, "rlm: error: Bad file descriptor [os_error]\n"),
+        ("<&-", 0, ""),
+        ("2>&-", 0, ""),
+    ],
+)
+def test_a_closed_stream_is_no_crash(home: Path, closed: str, code: int, message: str) -> None:
+    """A stdin, stdout or stderr that the caller closed: what can be written is, and the rest is an error."""
+    line = f"{sys.executable} -m rlm_cli config get limits.cost {closed}"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "" if code else "1.00\n", message)
+    assert not home.exists()
+
+
+def test_a_working_folder_that_is_gone_is_named(home: Path) -> None:
+    """Somebody removed the folder the shell stands in: the error says that, and not only ENOENT."""
+    line = f"mkdir gone && cd gone && rmdir ../gone && {sys.executable} -m rlm_cli config path"
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(line, shell=True, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "the working folder no longer exists [cwd_gone]" in done.stderr) == (1, True)
 
 
 def test_a_full_disk_is_told_and_is_no_bug(home: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -78,6 +79,12 @@ def test_runs_are_listed_newest_first_and_filtered(rlm: Rlm, runs: Path) -> None
         ids("--status", "error"),
         ids("--since", "1d"),
     ) == (True, [NEW, OLD], [NEW], [OLD], [NEW, OLD], [], [], [])
+
+
+def test_an_unknown_status_is_no_empty_list(rlm: Rlm, runs: Path) -> None:
+    """--status with a word that no run can have: exit 2 and the words there are."""
+    done = rlm("runs", "list", "--status", "failed")
+    assert (done.code, done.out, "ok, partial, no_answer, error" in done.err) == (2, "", True)
 
 
 def test_show_by_part(rlm: Rlm, runs: Path) -> None:
@@ -177,6 +184,17 @@ def test_sources_names_sizes_and_what_is_left_out(rlm: Rlm, corpus: Path) -> Non
     )
 
 
+def test_json_is_json_whatever_a_file_is_called(home: Path, corpus: Path) -> None:
+    """A name that is no UTF-8, and one with control characters of two bytes: ASCII out, and the bytes come back."""
+    names = [b"bad\xff.txt", "c1\x9b31m.txt".encode()]
+    for name in names:
+        (corpus / os.fsdecode(name)).write_text("x")
+    line = [sys.executable, "-m", "rlm_cli", "sources", "corpus", "--json"]
+    out = subprocess.run(line, capture_output=True, timeout=60, check=True).stdout
+    found = {os.fsencode(file["name"]) for file in json.loads(out.decode("ascii"))["files"]}
+    assert found >= set(names)
+
+
 def test_sources_obeys_settings_and_flags(rlm: Rlm, corpus: Path) -> None:
     """-g, -uu, --hidden and sources.ignore from the project file all filter; a missing source or too much is exit 8."""
     Path("rlm.toml").write_text('[sources]\nignore = ["b.*"]\nhidden = true\n')
@@ -207,6 +225,12 @@ def test_models_need_no_key_to_be_listed(rlm: Rlm, monkeypatch: pytest.MonkeyPat
         {"OPENAI_API_KEY"},
         "offline",
     )
+
+
+def test_no_model_found_is_said_without_a_table(rlm: Rlm) -> None:
+    """An empty stdout, and the command that lists what no key can use."""
+    done = rlm("models", "list", "gpt-5", "--provider", "openai")
+    assert (done.code, done.out, "rlm models list -a --provider openai gpt-5" in done.err) == (0, "", True)
 
 
 def test_a_model_is_shown_by_alias_and_own_price(rlm: Rlm) -> None:
@@ -263,6 +287,15 @@ def test_every_topic_can_be_read(rlm: Rlm, topic: str) -> None:
         True,
         True,
         False,
+    )
+
+
+def test_help_of_a_command_is_its_help(rlm: Rlm) -> None:
+    """`rlm help ask` is `rlm ask --help`; for another word both kinds are offered."""
+    assert rlm("help", "ask") == rlm("ask", "--help")
+    assert (rlm("help", "runs").out.splitlines()[0], rlm("help", "nonsense").code) == (
+        "Usage: rlm runs [OPTIONS] COMMAND [ARGS]...",
+        2,
     )
 
 

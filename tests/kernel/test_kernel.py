@@ -177,6 +177,7 @@ def test_late_output_is_labelled() -> None:
     ("code", "reason"),
     [
         ("import os; print('last words'); os._exit(7)", "ended with exit code 7"),
+        ("import os; print('last words'); os.closerange(3, 1000)", "it closed file descriptors that the kernel needs"),
         ("import os; print('last words'); os.abort()", "killed by SIGABRT"),
         ("import os; print('last words'); os.kill(os.getpid(), 9)", "killed by SIGKILL"),
         ("import ctypes; print('last words'); ctypes.string_at(0)", "killed by SIGSEGV"),
@@ -233,7 +234,7 @@ def test_a_cell_that_does_not_stop_is_killed(code: str) -> None:
 
     killed, after = run(main)
     assert (killed.status, after) == ("timeout", "'line'\n")
-    assert "longer than 0.2 s; it did not stop when interrupted" in killed.restarted
+    assert "longer than 0.2 s and was interrupted; it did not stop" in killed.restarted
 
 
 @pytest.mark.parametrize("code", ["while True: pass", "llm_query('never')", "sum(range(10**12))"])
@@ -256,6 +257,34 @@ def test_cancelling_interrupts_and_leaves_the_client_usable(code: str) -> None:
             return shown(await k.run("2 + 2"))
 
     assert run(main) == "4\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "kept"), [("while True: pass", True), ("llm_query('never')", True), ("sum(range(10**12))", False)]
+)
+def test_an_interrupted_cell_hands_over_what_it_did(code: str, kept: bool) -> None:
+    """Output and answer so far, also when only killing helped; calls are given up and none is made any more."""
+
+    class Never(FakeHost):
+        async def answer(self, call: Any, deliver: Any) -> None:
+            self.calls.append(call)
+            await asyncio.Event().wait()
+
+    host = Never()
+    before = "x = 5\nFINAL('so far')\nprint('started', flush=True)\n"
+
+    async def main() -> tuple[StepResult, StepResult]:
+        async with kernel(patience=QUICK, host=host) as k:
+            seen = asyncio.Event()
+            cell = asyncio.create_task(k.run(before + code, on_output=lambda *_: seen.set()))
+            await seen.wait()
+            k.client.interrupt()
+            return await cell, await k.run("x")
+
+    result, following = run(main)
+    assert (result.status, result.answer, shown(result)) == ("interrupted", Answer("text", b"so far"), "started\n")
+    assert (bool(result.restarted), following.status) == (not kept, "ok" if kept else "error")
+    assert len(host.calls) <= 1
 
 
 def test_waiting_for_sub_calls_does_not_count() -> None:

@@ -56,6 +56,12 @@ def test_wording_and_status(text: str, status: int | None, kind: type[RlmError],
     assert (type(error), error.code) == (kind, code)
 
 
+def test_an_overflow_says_whose_prompt_must_shrink() -> None:
+    """The root's own conversation and a prompt of the model's code need different remedies."""
+    hints = [explain(Raised("prompt is too long", 400), Failure("gpt-5", role=role)).hint for role in ("root", "sub")]
+    assert ["--sub-model" in hint for hint in hints] == [False, True]
+
+
 def test_a_broken_connection_is_known_by_its_cause() -> None:
     """LiteLLM's connection error proves nothing; a network error below it does."""
     plain, broken = Raised("unknown trouble", 500), Raised("unknown trouble", 500)

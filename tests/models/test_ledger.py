@@ -152,6 +152,25 @@ def test_calls_wait_for_reservations_in_their_way() -> None:
     assert state["most"] == 2
 
 
+def test_a_call_whose_turn_comes_late_is_shortened_again() -> None:
+    """Each of ten calls was cut to all that is left; the first one takes a little of it. The others still fit, and get
+    through one after the other, each with a little less output than the one before."""
+
+    async def slow(one: Request) -> Completion:
+        await asyncio.sleep(0)
+        return completion(one, Usage(10, 2))
+
+    inner = FakeModel(slow)
+
+    async def work() -> None:
+        model = Budgeted(inner, Ledger(Caps(usd=0.02), {"m": per_million(0.0, 10.0)}))
+        await asyncio.gather(*(model.complete(request(call=f"c{i}", max_output=4_000)) for i in range(10)))
+
+    run(work())
+    limits = [sent.max_output or 0 for sent in inner.requests]
+    assert limits == [pytest.approx(2_000 - 2 * i, abs=1) for i in range(10)]
+
+
 def test_the_final_turn_has_a_reserve_of_its_own() -> None:
     """When sub-calls have used up what they may, the outermost run's final turn still fits; a child's turn does not."""
 

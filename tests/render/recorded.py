@@ -69,7 +69,7 @@ class Recorder:
     def totals(self) -> Totals:
         return Totals(self._calls, self._usage, Cost(self._usd, True, {"acme/root-1": self._usd}), 1.0)
 
-    def start(self) -> None:
+    def start(self, **limits: float) -> None:
         self.emit(
             RunStarted(
                 RUN_ID,
@@ -77,7 +77,7 @@ class Recorder:
                 "Which customers were\ndouble-charged?" + HOSTILE,
                 ModelPair("acme/root-1", "acme/sub-1"),
                 FACTS,
-                {"cost": 1.0},
+                {"cost": 1.0, **limits},
                 ("logs/",),
             )
         )

@@ -124,6 +124,13 @@ def test_a_table_in_a_pipe_is_whole_and_aligned() -> None:
     assert out.getvalue() == (f"id     cost  question\n日本   $0.1  a⏎b\\x1b[2J\nx     $10.1  {'y' * 200}\n")
 
 
+def test_a_column_to_copy_is_never_cut() -> None:
+    """A run's id is whole in the narrowest list; the others give way."""
+    screen = Screen(40)
+    print_table(screen, [Column("run", keep=True), "question"], [["i" * 30, "q" * 90]], look=Look(width=40, tty=True))
+    assert screen.text.splitlines()[1] == f"{'i' * 30}  {'q' * 7}…"
+
+
 @pytest.mark.parametrize("rows", [[], [["a", "b"]], [["a" * 300, "b" * 300]]])
 def test_a_table_on_a_terminal_fits(rows: list[list[str]]) -> None:
     """The widest columns give way; an empty table is its heading."""

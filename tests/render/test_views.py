@@ -70,19 +70,19 @@ def test_the_region_shows_words_as_they_stream() -> None:
 
 
 def test_the_region_counts_sub_calls() -> None:
-    """Done, failed, in flight, cost against the cap."""
+    """Done, failed, cost against the cap; in flight are no more than --concurrency, whatever waits."""
     screen = Screen(80)
     view = live(screen)
     run = Recorder(view)
-    run.start()
+    run.start(concurrency=8)
     run.ask(2, "I fan out.", ASK)
-    for number in range(10):
+    for number in range(20):
         run.emit(CallStarted(f"s{number}", "sub", "m", "p", 1, 2))
     run.emit(CallFinished("s1", "sub", "m", Usage(100, 1), 0.01, 1.0, 1, run.totals(), step=2), after=1)
     run.emit(CallFinished("s2", "sub", "m", Usage(), None, 1.0, 1, run.totals(), error=ErrorInfo("x", "y"), step=2))
     view.tick()
     assert bottom(screen, 2) == [
-        "  sub-calls ████░░░░░░░░░░░░░░░░ 2/10 · 1 failed · 8 in flight",
+        "  sub-calls ██░░░░░░░░░░░░░░░░░░ 2/20 · 1 failed · 8 in flight",
         "⠙ step 2 · waiting for sub-calls · 5.2 k tokens · $0.0061 / $1.00 · 0:02",
     ]
 
@@ -98,6 +98,22 @@ def test_the_status_fits_and_keeps_the_money(width: int) -> None:
     view.tick()
     (line,) = bottom(screen, 1)
     assert (len(line) < width, "$0.0061" in line or width < 40, "0:0" in line or width < 40) == (True, True, True)
+
+
+def test_what_is_said_stays_above_the_region() -> None:
+    """A line on Ctrl-C survives the next redraw, in the middle of a step and after the view is closed."""
+    screen = Screen(80)
+    view = live(screen)
+    run = Recorder(view)
+    run.start()
+    run.ask(1, "x", "print(1)\n")
+    view.say("interrupted")
+    view.tick()
+    view.tick()
+    assert [line[:16] for line in bottom(screen, 2)] == ["rlm: interrupted", "⠹ step 1 · runni"]
+    view.close()
+    view.say("killed")
+    assert bottom(screen, 2) == ["rlm: interrupted", "rlm: killed"]
 
 
 def test_nothing_is_left_of_the_region() -> None:

@@ -555,6 +555,24 @@ def test_prune_removes_only_what_is_provably_dead(engine: Engine, image: Image, 
     assert (would, len(kept), left) == ([names["dead"]], 3, {names["alive"], names["foreign"]})
 
 
+def test_an_interrupted_cell_returns_what_it_did(doc: Doc) -> None:
+    """The run's time is up: the output so far and the answer arrive, and the container goes on."""
+
+    async def test() -> None:
+        async with opened([doc]) as sandbox:
+            seen = asyncio.Event()
+            code = "FINAL('so far')\nprint('started')\nwhile True: pass"
+            cell = asyncio.create_task(sandbox.execute(code, timeout=30, on_output=lambda *_: seen.set()))
+            await seen.wait()
+            sandbox.interrupt()
+            result = await cell
+            assert (result.status, result.stdout.head) == ("interrupted", "started\n")
+            assert result.answer is not None
+            assert (result.answer.data, await printed(sandbox, "print(1)")) == (b"so far", "1")
+
+    run(test())
+
+
 # -- what a person is told
 
 

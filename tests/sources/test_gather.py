@@ -224,7 +224,7 @@ def test_globs_choose_and_exclude(here: Path, git: Git) -> None:
     assert with_globs("*.txt", "!sub/d.*") == ["a.txt", "sub/c.txt"]
     assert with_globs("*.log", ".env") == [".env", "b.log", "keep.log", "sub/b.log"]
     error = failed("t", options=SourceOptions(globs=("*.nope",)), env=git.env)
-    assert "by no -g glob matches" in error.message and error.hint == "change or drop -g"
+    assert "ignored: no -g glob matches" in error.message and error.hint == "change or drop -g"
 
 
 def test_configured_patterns_hidden_and_no_ignore(here: Path, git: Git) -> None:

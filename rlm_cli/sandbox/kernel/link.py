@@ -19,9 +19,6 @@ _write = os.write
 _getpid = os.getpid
 _exit = os._exit
 
-LOST_PIPES = 99
-"""Exit status of a worker whose pipes a cell closed."""
-
 
 class Link:
     """Frames of one worker process; a forked child of it has no link."""
@@ -46,7 +43,7 @@ class Link:
             except OSError:
                 data = b""
             if not data:
-                _exit(LOST_PIPES)
+                _exit(wire.LOST_PIPES)
             for _, body in splitter.feed(data):
                 head, payload = wire.split(body)
                 yield wire.parse_json(head.decode("utf-8")), payload
@@ -68,4 +65,4 @@ class Link:
             while view:
                 view = view[_write(self._frames, view) :]
         except OSError:
-            _exit(LOST_PIPES)
+            _exit(wire.LOST_PIPES)

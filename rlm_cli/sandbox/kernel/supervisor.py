@@ -112,7 +112,7 @@ def start_worker() -> Worker:
 
 def become_worker(commands: int, frames: int, out: int, err: int) -> NoReturn:
     """The child's side of the fork: keep nothing of the supervisor's, then run cells."""
-    status = 70
+    status = wire.BROKEN
     try:
         signal.set_wakeup_fd(-1)
         for caught in (signal.SIGCHLD, signal.SIGALRM):

@@ -25,6 +25,11 @@ KEEP = 64 * 1024
 SAMPLE = 64 * 1024
 """Bytes of each end of a file that its proof covers."""
 
+LOST_PIPES = 99
+"""Exit status of a worker whose pipes a cell closed."""
+BROKEN = 97
+"""Exit status of a worker whose own loop failed: a cell broke something it needs."""
+
 FROM_HOST = b"WCIKPQD"
 FROM_SUPERVISOR = b"boetlwdxsp"
 FROM_WORKER = b"wd"

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 _exit = os._exit
 _clock = perf_counter
 
-BROKEN = 97
-"""Exit status of a worker whose own loop failed: a cell broke something it needs."""
-
 
 def confine() -> None:
     """Give up what a cell must not have; called once, before any command is read.
@@ -156,4 +153,4 @@ def main(commands: int, frames: int) -> NoReturn:
         import traceback
 
         os.write(2, traceback.format_exc().encode("utf-8", "replace"))
-        _exit(BROKEN)
+        _exit(wire.BROKEN)

@@ -1,0 +1,139 @@
+"""Where the answer goes, and what happens when it cannot go there. Scripted model, real container."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .conftest import LIMIT_S, RLM, Done, Shell
+
+pytestmark = pytest.mark.docker
+
+
+def ask(shell: Shell, words: str, *, reply: str = "FINAL('42')") -> Done:
+    """`rlm ask a.txt Q -q WORDS` in a real shell: WORDS may redirect."""
+    (shell.folder / "a.txt").write_text("hello\n")
+    (shell.folder / "script.jsonl").write_text(json.dumps({"reply": f"```repl\n{reply}\n```"}) + "\n")
+    done = subprocess.run(
+        ["bash", "-c", f"{shlex.join(RLM)} ask a.txt Q -q -m scripted:script.jsonl {words}"],
+        cwd=shell.folder,
+        env=shell.environment,
+        capture_output=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr.decode())
+
+
+@pytest.mark.parametrize(("form", "what"), [("", "the answer"), ("--json", "the answer"), ("--events", "the events")])
+def test_a_full_stdout_is_exit_1_and_says_where_the_answer_is(shell: Shell, form: str, what: str) -> None:
+    """What was paid for is not lost: the error names the command that prints it. Nothing is reported as a success."""
+    done = ask(shell, f"{form} >/dev/full")
+    assert done.code == 1
+    assert f"rlm: error: {what} could not be written: No space left on device [output_failed]" in done.err
+    hint = done.err.splitlines()[-1].removeprefix("  fix: rlm ")
+    assert shell.run(*hint.split()).out == b"42\n"
+
+
+def test_a_reader_of_events_that_leaves_is_no_news(shell: Shell) -> None:
+    """`--events | head -1`: nothing on stderr, and the log is complete."""
+    done = ask(shell, "--events | head -1")
+    assert (len(done.lines), done.lines[0]["type"], done.err) == (1, "run.started", "")
+    assert shell.record()[-1]["type"] == "run.finished"
+
+
+def test_a_closed_stdout_is_refused_before_the_run(shell: Shell) -> None:
+    """No run whose answer nobody could get; with -o FILE nobody needs stdout, nor any other stream."""
+    refused = ask(shell, ">&-")
+    assert (refused.code, "[stdout_closed]" in refused.err) == (2, True)
+    assert not (shell.folder / "rlm" / "runs").exists()
+    done = ask(shell, "-o out.txt <&- >&- 2>&-")
+    assert (done.code, (shell.folder / "out.txt").read_text()) == (0, "42")
+
+
+def test_a_source_is_never_replaced_by_the_answer(shell: Shell) -> None:
+    """-o with a file that is also a source, by whatever name, is refused; the file is as it was."""
+    (shell.folder / "link").symlink_to("a.txt")
+    codes = [ask(shell, f"-o {name}").code for name in ("a.txt", "./a.txt", "link")]
+    assert (codes, (shell.folder / "a.txt").read_text()) == ([2, 2, 2], "hello\n")
+
+
+def test_a_dry_run_writes_no_file(shell: Shell) -> None:
+    """-n shows its plan on stdout; the answer's file is left alone."""
+    (shell.folder / "out.txt").write_text("an older answer")
+    done = ask(shell, "-n -o out.txt")
+    assert (done.code, b"dry run" in done.out, (shell.folder / "out.txt").read_text()) == (0, True, "an older answer")
+
+
+def test_a_dry_run_warns_as_the_run_would(shell: Shell) -> None:
+    """What is ignored in the configuration is told before it costs something."""
+    (shell.folder / "rlm.toml").write_text("[limits]\ncots = 1\n")
+    done = shell.run("ask", "rlm.toml", "Q", "-n", "-m", "offline")
+    assert (done.code, "did you mean 'limits.cost'?" in done.err) == (0, True)
+
+
+def test_a_limit_names_the_flag_that_raises_it(shell: Shell) -> None:
+    """A partial answer on stdout; what to change is in the error."""
+    done = ask(shell, "--max-iterations 1", reply="print(1)")
+    assert (done.code, done.err.splitlines()[-1].lower()) == (6, "  fix: raise --max-iterations")
+
+
+def test_a_link_stays_a_link(shell: Shell) -> None:
+    """-o LINK replaces what the link points to, whole, and keeps its mode."""
+    (shell.folder / "real.txt").write_text("old")
+    (shell.folder / "real.txt").chmod(0o640)
+    (shell.folder / "link.txt").symlink_to("real.txt")
+    assert ask(shell, "-o link.txt").code == 0
+    assert (shell.folder / "link.txt").is_symlink()
+    assert ((shell.folder / "real.txt").read_text(), (shell.folder / "real.txt").stat().st_mode & 0o777) == (
+        "42",
+        0o640,
+    )
+    assert not list(shell.folder.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize(("words", "answer"), [("-o /dev/stdout", b"42\n"), ("-o >(cat)", b"42"), ("-o -", b"42\n")])
+def test_an_open_file_may_be_named(shell: Shell, words: str, answer: bytes) -> None:
+    """/dev/stdout is stdout, a process substitution is written to, and no name below /dev is replaced by a file."""
+    before = {path.name: path.is_symlink() for path in Path("/dev").iterdir()}
+    done = ask(shell, f"{words} | cat")
+    assert (done.code, done.out) == (0, answer)
+    assert {path.name: path.is_symlink() for path in Path("/dev").iterdir()} == before
+
+
+def test_a_failure_goes_where_the_answer_would_have_gone(shell: Shell) -> None:
+    """--json -o FILE: one object, in the file, also when the run never began."""
+    done = ask(shell, "--json -o out.json --image no-such-image:1 --pull never")
+    found = json.loads((shell.folder / "out.json").read_text())
+    assert (done.code, done.out, found["error"]["code"], found["question"]) == (5, b"", "image_missing", "Q")
+
+
+CRASH = """
+import os, sys
+from rlm_cli.cli import boundary, session
+async def broken(task, deps): raise ZeroDivisionError("boom")
+session.run = broken
+code = boundary.run(["ask", "a.txt", "Q", "-m", "offline", "--events"])
+os._exit(code)
+"""
+
+
+def test_a_bug_in_the_middle_of_a_run_ends_its_stream_and_its_record(shell: Shell) -> None:
+    """A crash after run.started is a result like any other: one run.finished, in the log too, and a kept traceback."""
+    (shell.folder / "a.txt").write_text("hello\n")
+    done = subprocess.run(
+        [RLM[0], "-c", CRASH],
+        cwd=shell.folder,
+        env=shell.environment,
+        capture_output=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.returncode, [event["type"] for event in events]) == (1, ["run.started", "run.finished"])
+    assert (events[-1]["result"]["error"]["code"], shell.record()[-1]["type"]) == ("crash", "run.finished")
+    assert "ZeroDivisionError: boom" in next((shell.folder / "rlm" / "crashes").iterdir()).read_text()
