@@ -285,7 +285,7 @@ def make_plan(
         note=models.note,
         warnings=tuple(warnings),
         log_dir=str(folder) if settings.logs.enabled else None,
-        scratch=None if settings.logs.enabled else str(folder),
+        scratch=str(folder / UNPACKED if settings.logs.enabled else folder),
     )
 
 
