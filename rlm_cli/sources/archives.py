@@ -17,6 +17,7 @@ import stat
 import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ DAMAGE = (
     struct.error,
     tarfile.TarError,
     zipfile.BadZipFile,
+    zlib.error,
 )
 """What the standard library raises at a damaged archive; more than it documents."""
 
