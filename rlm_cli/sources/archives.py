@@ -157,7 +157,7 @@ class Unpacker:
         """A file could not be made or written."""
         return InputError(
             f"compressed files could not be unpacked in {self.folder}: {error.strerror}",
-            hint="free some space there, or keep runs elsewhere: RLM_HOME=/path rlm ...",
+            hint="free some space there, or use another place: RLM_HOME=/path (TMPDIR=/path for --no-log, -n and rlm sources)",
             code="disk",
         )
 
@@ -227,8 +227,7 @@ class Opening:
         """A compressed file that is no archive."""
         if not (self.archive.binary or self.archive.named) and is_binary(stream.peek(HEAD)):
             raise UnusableError("binary", BINARY)
-        path, size = self._write(stream)
-        self.entries.append(Entry("", path, size, True))
+        self._keep("", *self._write(stream), packed=True)
 
     # -- zip ------------------------------------------------------------------------------------------------------
 
@@ -328,7 +327,10 @@ class Opening:
                 self._forget(path)
             self._leave(name, "unreadable", str(error))
             return
-        self.entries.append(Entry(self._unique(name), path, size, packed))
+        self._keep(self._unique(name), path, size, packed=packed)
+
+    def _keep(self, name: str, path: Path, size: int, *, packed: bool) -> None:
+        self.entries.append(Entry(name, path, size, packed))
         self.unpacker.files += 1
 
     def _unique(self, name: str) -> str:
