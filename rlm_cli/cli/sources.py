@@ -15,28 +15,7 @@ from .. import config
 from ..errors import UsageError
 from ..events import to_json
 from ..sources import Corpus, Document, Skip, SourceOptions
-from . import options, show
-
-
-def source_options(
-    settings: config.Settings,
-    globs: Sequence[str] | None,
-    *,
-    unrestricted: int = 0,
-    no_ignore: bool = False,
-    follow: bool = False,
-) -> SourceOptions:
-    """How to read, from the settings and the flags that are no settings."""
-    return SourceOptions(
-        globs=tuple(globs or ()),
-        ignore=settings.sources.ignore,
-        unrestricted=unrestricted,
-        hidden=settings.sources.hidden,
-        no_ignore=no_ignore,
-        follow=follow,
-        encoding=settings.sources.encoding,
-        max_input=settings.sources.max_input,
-    )
+from . import options, reading, show
 
 
 def sources(
@@ -65,9 +44,9 @@ def sources(
     settings = options.settings(ctx)
     show.warnings(settings)
     named = [*(source or ()), *(arguments or ())]
-    reading = source_options(settings, glob, unrestricted=unrestricted, no_ignore=no_ignore, follow=follow)
+    how = reading.source_options(settings, glob, unrestricted=unrestricted, no_ignore=no_ignore, follow=follow)
     with tempfile.TemporaryDirectory(prefix="rlm-") as folder:
-        corpus = _collect(named, reading, Path(folder))
+        corpus = _collect(named, how, Path(folder))
         skips = _explained(corpus) if skipped or json else ()
         if json:
             show.as_json(_facts(corpus, skips))
