@@ -56,10 +56,10 @@ def sources(
             _print_documents(settings, corpus.documents, top=top, tokens=tokens, null=null)
     for note in corpus.notes:
         show.note(settings, f"rlm: {note}")
-    show.note(settings, f"rlm: {summary_line(corpus, named, reading)}")
+    show.note(settings, f"rlm: {summary_line(corpus, named, how)}")
 
 
-def _collect(named: list[str], reading: SourceOptions, folder: Path) -> Corpus:
+def _collect(named: list[str], how: SourceOptions, folder: Path) -> Corpus:
     """The corpus, with stdin spooled into `folder` when it is a source."""
     from ..sources.gather import collect
     from ..sources.stdin import carries_data, spool_stdin, stdin_kind
@@ -68,8 +68,8 @@ def _collect(named: list[str], reading: SourceOptions, folder: Path) -> Corpus:
         named.append("-")
     if not named:
         raise UsageError("no sources", hint="rlm sources FILE|FOLDER...")
-    stdin = spool_stdin(0, folder, max_input=reading.max_input) if "-" in named else None
-    return collect(named, reading, stdin=stdin, env=config.environment())
+    stdin = spool_stdin(0, folder, max_input=how.max_input) if "-" in named else None
+    return collect(named, how, stdin=stdin, env=config.environment())
 
 
 def _explained(corpus: Corpus) -> tuple[Skip, ...]:
