@@ -401,17 +401,24 @@ class SubCallDesk:
             return SubReply(False, reached.message)
         except RlmError as error:
             if isinstance(error, AuthError) or error.code == "unknown_model":
-                self.fatal = self.fatal or error
+                self._end_with(error)
             return SubReply(False, error.message)
         return SubReply(True, completion.text)
 
+    def _end_with(self, error: RlmError) -> None:
+        """Nothing can be had from this provider: the cell and its other calls, most of them not sent yet, are over."""
+        if self.fatal is None:
+            self.fatal = error
+            self._loop.deps.sandbox.interrupt()
+
     def _refusal(self, prompt: str) -> str:
-        over = self.fatal or self.limit
-        if over is not None:
+        if self.fatal is not None:
+            return self.fatal.message
+        if self.limit is not None:
             self._refusals += 1
             if self._refusals == REFUSALS:
                 self._loop.deps.sandbox.interrupt()
-            return over.message
+            return self.limit.message
         if not prompt.strip():
             return "the prompt is empty"
         window = self._loop.task.sub_window

@@ -18,6 +18,7 @@ from rlm_cli.sandbox import Answer, Captured, StepResult, SubCall, SubReply, fra
 from rlm_cli.sandbox.client import KernelClient, Patience, kernel_bundle
 from rlm_cli.sandbox.frames import Violation
 from rlm_cli.sandbox.kernel import wire
+from rlm_cli.sandbox.pump import Pump
 from tests.kernel.local import FakeHost
 
 FACTS = {
@@ -207,6 +208,27 @@ def test_what_the_other_side_said_beats_a_failed_write() -> None:
 
     with pytest.raises(SandboxError, match="it said: exec: python3: not found"):
         bounded(KernelClient(Gone({})).start)
+
+
+def test_a_held_up_loop_is_not_a_dead_host() -> None:
+    """While something blocks the event loop (a full pipe behind stdout), pings still go out: without them the
+    supervisor would take us for dead and end the run."""
+
+    class Listening(ScriptedChannel):
+        pinged = threading.Event()
+
+        def write(self, data: bytes) -> None:
+            self.pinged.set()
+
+    async def main() -> bool:
+        channel = Listening({})
+        pump = Pump(channel, on_frames=lambda _: None, on_end=lambda _: None, rest=0.01)
+        pump.start()
+        pinged = channel.pinged.wait(10)  # on purpose: this holds up the loop
+        await pump.close(patience=1)
+        return pinged
+
+    assert bounded(main)
 
 
 def test_a_frozen_sandbox_is_noticed() -> None:

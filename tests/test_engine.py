@@ -317,17 +317,19 @@ def test_a_cell_that_ignores_every_refusal_is_stopped() -> None:
     assert (outcome.status, outcome.limit, text_of(outcome), sandbox.interrupts) == ("partial", "subcalls", "done", 1)
 
 
-def test_a_cell_that_ignores_a_fatal_error_is_stopped_too() -> None:
-    """A rejected key, swallowed in a loop, must not keep the run busy until its time is up."""
+def test_a_rejected_key_stops_the_cell_at_once() -> None:
+    """The other calls of a batch, most of them not sent yet, must not all be rejected one by one; nor may code that
+    swallows the error keep the run busy until its time is up."""
 
     async def cell(sandbox: ScriptedSandbox) -> StepResult:
         while True:
             await sandbox.ask("a")
             await asyncio.sleep(0)
 
-    model = ScriptedModel([fence("x")], lambda prompt: AuthError("key rejected"))
+    model, sandbox = ScriptedModel([fence("x")], lambda prompt: AuthError("key rejected")), ScriptedSandbox([cell])
     with pytest.raises(AuthError, match="key rejected"):
-        play(model, ScriptedSandbox([cell]))
+        play(model, sandbox)
+    assert (sandbox.interrupts, sum(request.role == "sub" for request in model.requests)) == (1, 1)
 
 
 def test_a_rejected_key_in_a_sub_call_ends_the_run() -> None:

@@ -5,36 +5,32 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
-from io import TextIOWrapper
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
 
 import typer
 
 from .. import config, sources
-from ..engine import Limits, answer_text
-from ..errors import ConfigError, ExitCode, InputError, Interrupted, RlmError, UsageError
-from ..events import Listener, Result
-from ..render.answer import print_answer
+from ..engine import Limits
+from ..errors import AuthError, ConfigError, ExitCode, Interrupted, RlmError
+from ..events import Listener
 from ..render.look import Look, look_for
-from ..render.sanitize import clean_line
 from ..render.ticker import Ticker
 from ..render.views import view_for
 from ..runlog import RunLog, make_private, new_run_id
-from ..sandbox import Answer
 from ..sources.archives import FOLDER as UNPACKED
-from ..sources.arguments import STDIN, Line, Parsed, split_arguments
+from ..sources.arguments import STDIN, Line, split_arguments
 from ..sources.stdin import carries_data, stdin_kind
-from ..sources.summary import summary_line
 from ..units import money
-from . import answer_schema, options, reading, show
+from . import answer_schema, options, reading
 from .boundary import failure_lines, guard_stdout, report
-from .dry_run import cost_range, plan_json, plan_lines
-from .output import STDOUT_NAMES, EventLines, FileSink, Sink, result_line, writes_to
-from .session import Ended, Plan, ask_once
+from .dry_run import cost_range, show_plan
+from .handover import hand_over, opened, unwritten
+from .invocation import Invocation, question_of
+from .output import EventLines, Sink
+from .session import Plan, ask_once
 from .wiring import Docker, Models, check_sizes
 
 EXAMPLES = """\b
@@ -44,24 +40,6 @@ Examples:
   rlm ask a.log b.log -Q "Which of the two is missing requests?" --json
   rlm ask contracts/ "Which contracts renew automatically?" -n
 """
-
-
-@dataclass(frozen=True)
-class Invocation:
-    """One `rlm ask`, as typed and configured."""
-
-    settings: config.Settings
-    places: config.Places
-    parsed: Parsed
-    source_options: sources.SourceOptions
-    output: str | None
-    schema: str | None
-    raw: bool
-    dry_run: bool
-    yes: bool
-    interactive: bool
-    cost_given: bool
-    """Whether the dollar cap is the user's own and not the default: only then an unknown price is refused."""
 
 
 def ask(
@@ -94,16 +72,8 @@ def ask(
             interactive=interactive,
             line=Line(),
         ),
-        source_options=sources.SourceOptions(
-            globs=tuple(globs or ()),
-            ignore=settings.sources.ignore,
-            unrestricted=unrestricted,
-            hidden=settings.sources.hidden,
-            no_ignore=no_ignore,
-            follow=follow,
-            encoding=settings.sources.encoding,
-            max_input=settings.sources.max_input,
-            archives=settings.sources.archives,
+        source_options=reading.source_options(
+            settings, globs, unrestricted=unrestricted, no_ignore=no_ignore, follow=follow
         ),
         output=output,
         schema=schema,
@@ -114,28 +84,6 @@ def ask(
         cost_given=settings.origins["limits.cost"].kind != "default",
     )
     return _run(invocation)
-
-
-def question_of(parsed: Parsed) -> str:
-    """The question's text, read from where it was said to be."""
-    if parsed.question_from == "text":
-        return parsed.question
-    if parsed.question_from == "prompt":
-        return typer.prompt("Question", err=True)  # type: ignore[no-any-return]
-    if parsed.question_from == "stdin":
-        text = sys.stdin.buffer.read().decode("utf-8", "replace")
-    else:
-        try:
-            text = Path(parsed.question_file).read_text("utf-8", "replace")
-        except OSError as error:
-            raise InputError(
-                f"cannot read the question file {parsed.question_file!r}: {error.strerror}",
-                hint='rlm ask SOURCES -Q "QUESTION"',
-                code="question_file",
-            ) from error
-    if not text.strip():
-        raise UsageError("the question is empty", hint='rlm ask SOURCES -Q "QUESTION"', code="no_question")
-    return text.strip()
 
 
 def _run(invocation: Invocation) -> int:
@@ -159,24 +107,35 @@ def _answer(invocation: Invocation, sink: Sink) -> int:
     settings, env = invocation.settings, config.environment()
     look = look_for(sys.stderr, color=settings.output.color, env=env, verbosity=settings.run.verbose)
     check = answer_schema.load(invocation.schema) if invocation.schema else None
-    models = Models(settings, env, cost_given=invocation.cost_given)
+    models = models_for(invocation, env)
     with ExitStack() as stack:
         ticker = stack.enter_context(closing(Ticker(sys.stderr, look, quiet=settings.run.quiet)))
-        if not invocation.dry_run:
-            models.start_loading()
         run_id = new_run_id()
         folder = stack.enter_context(run_folder(invocation, run_id))
-        docker = None if invocation.dry_run else stack.enter_context(Docker.ready(settings, folder, ticker))
+        docker = None
+        if not invocation.dry_run and isinstance(models, Models):
+            models.start_loading()
+            docker = stack.enter_context(Docker.ready(settings, folder, ticker))
         question = question_of(invocation.parsed)
         corpus = reading.read(invocation.parsed, invocation.source_options, folder, ticker=ticker, env=env)
         ticker.close()
-        if docker is None:
+        if docker is None or isinstance(models, AuthError):
             return show_plan(invocation, question, corpus, models, sink)
         check_sizes(corpus, settings)
         confirm(invocation, models, corpus)
         plan = make_plan(invocation, models, corpus, question=question, run_id=run_id, folder=folder)
         plan = replace(plan, check=check) if check else plan
         return carry_out(invocation, plan, models, docker, look=look, sink=sink)
+
+
+def models_for(invocation: Invocation, env: Mapping[str, str]) -> Models | AuthError:
+    """The models of a run. A dry run goes on without: what would be read can be shown all the same."""
+    try:
+        return Models(invocation.settings, env, cost_given=invocation.cost_given)
+    except AuthError as error:
+        if invocation.dry_run:
+            return error
+        raise
 
 
 @contextmanager
@@ -202,48 +161,6 @@ def run_folder(invocation: Invocation, run_id: str) -> Iterator[Path]:
         shutil.rmtree(folder / UNPACKED, ignore_errors=True)
         if not (folder / "run.json").exists():
             shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def opened(invocation: Invocation, stdout: BinaryIO) -> Iterator[Sink]:
-    """Where the answer goes; the plan of a dry run goes to stdout. Raises `UsageError` for a place that cannot hold it:
-    before the run, because afterwards the answer would be paid for and lost."""
-    output = invocation.output
-    if output is None or output in STDOUT_NAMES or invocation.dry_run:
-        if not writes_to(stdout):
-            raise UsageError("stdout is closed: the answer has nowhere to go", hint="-o FILE", code="stdout_closed")
-        yield Sink(stdout)
-        return
-    with FileSink(output) as sink:
-        if same := [name for name in invocation.parsed.sources if _is_file(name, sink.path)]:
-            raise UsageError(
-                f"the answer would replace {same[0]!r}, which is one of the sources",
-                hint="-o ANOTHER_FILE",
-                code="output_is_source",
-            )
-        yield sink
-
-
-def _is_file(name: str, path: Path) -> bool:
-    """Whether `name` is this file, by whatever way; a folder that holds it is not."""
-    try:
-        return Path(name).is_file() and path.is_file() and path.samefile(name)
-    except OSError:
-        return False
-
-
-def show_plan(invocation: Invocation, question: str, corpus: sources.Corpus, models: Models, sink: Sink) -> int:
-    """The dry run's output, on stdout: it is what was asked for."""
-    for warning in (*invocation.settings.warnings, *corpus.notes):
-        show.note(invocation.settings, f"rlm: warning: {warning}")
-    if invocation.settings.output.format == "text":
-        summary = summary_line(corpus, invocation.parsed.sources, invocation.source_options)
-        lines = plan_lines(question, corpus, summary, models, invocation.settings)
-        sink.write("".join(f"{clean_line(line, 2_000)}\n" for line in lines).encode())
-    else:
-        sink.write(plan_json(question, corpus, models))
-    sink.commit()
-    return int(ExitCode.OK)
 
 
 def confirm(invocation: Invocation, models: Models, corpus: sources.Corpus) -> None:
@@ -315,34 +232,3 @@ def carry_out(invocation: Invocation, plan: Plan, models: Models, docker: Docker
         report(unwritten(error, ended.result, events=settings.output.format == "events"))
         return int(ExitCode.ERROR)
     return ended.result.exit_code
-
-
-def unwritten(error: OSError, result: Result, *, events: bool) -> RlmError:
-    """The answer is there and cannot be written; where else it is."""
-    what = "the events" if events else "the answer"
-    hint = f"rlm runs show {result.run_id} --answer" if result.answer and result.log_dir else ""
-    return RlmError(f"{what} could not be written: {error.strerror or error}", hint=hint, code="output_failed")
-
-
-def hand_over(invocation: Invocation, ended: Ended, sink: Sink) -> None:
-    """The answer to stdout or the file, and the error, if there is one, to the person."""
-    result = ended.result
-    if invocation.settings.output.format == "json":
-        sink.write(result_line(result))
-    elif invocation.settings.output.format == "text" and ended.answer is not None:
-        write_answer(ended.answer, sink, invocation)
-    if ended.answer is not None or invocation.settings.output.format != "text":
-        sink.commit()
-    if ended.error is not None and (invocation.settings.run.quiet or result.status in ("error", "no_answer")):
-        report(ended.error)
-
-
-def write_answer(answer: Answer, sink: Sink, invocation: Invocation) -> None:
-    """To a file or as bytes: exactly. To stdout: rendered for a person, else as it is, ended by a newline."""
-    if isinstance(sink, FileSink) or answer.kind == "bytes":
-        sink.write(answer.data)
-        return
-    stdout = TextIOWrapper(sink.stream, encoding="utf-8", errors="backslashreplace", write_through=True)
-    look = look_for(stdout, color=invocation.settings.output.color, env=config.environment())
-    print_answer(answer_text(answer), stdout, look=look, raw=invocation.raw)
-    stdout.detach()

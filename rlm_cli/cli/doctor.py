@@ -176,7 +176,7 @@ async def run_one_line(settings: config.Settings) -> str:
     from dataclasses import replace
 
     from ..errors import SandboxError
-    from ..sandbox.container import DockerSandbox
+    from ..sandbox.docker_sandbox import DockerSandbox
     from ..sources import Document
 
     with tempfile.TemporaryDirectory(prefix="rlm-doctor-") as folder:

@@ -7,11 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import config
+from ..errors import AuthError, ExitCode
 from ..events import SCHEMA_VERSION, to_json
-from ..models.facts import facts
 from ..prompts import payload_chars
+from ..render.sanitize import clean_line
 from ..sources import Corpus
+from ..sources.summary import summary_line
 from ..units import compact_count, money
+from . import show
+from .boundary import error_info
+from .invocation import Invocation
+from .output import Sink
 from .wiring import Models
 
 # A short run looks, filters and answers; a long one uses many turns and has the sub-models read everything once.
@@ -47,36 +53,56 @@ def cost_range(models: Models, corpus: Corpus) -> Range:
     return Range(turns(SHORT_TURNS), high if cap is None else min(high, cap))
 
 
-def plan_lines(question: str, corpus: Corpus, summary: str, models: Models, settings: config.Settings) -> list[str]:
-    """The plan for a person."""
+def show_plan(invocation: Invocation, question: str, corpus: Corpus, models: Models | AuthError, sink: Sink) -> int:
+    """The dry run's output, on stdout: it is what was asked for. Without a key it still shows what would be read."""
+    for warning in (*invocation.settings.warnings, *corpus.notes):
+        show.note(invocation.settings, f"rlm: warning: {warning}")
+    if invocation.settings.output.format == "text":
+        summary = summary_line(corpus, invocation.parsed.sources, invocation.source_options)
+        lines = [f"question: {question}", f"sources: {summary}", *_model_lines(models, corpus)]
+        lines += [_limits_line(invocation.settings.limits), "dry run: nothing was sent and nothing was spent"]
+        sink.write("".join(f"{clean_line(line, 2_000)}\n" for line in lines).encode())
+    else:
+        sink.write(plan_json(question, corpus, models))
+    sink.commit()
+    return int(ExitCode.OK)
+
+
+def _model_lines(models: Models | AuthError, corpus: Corpus) -> list[str]:
+    if isinstance(models, AuthError):
+        return [f"models: none: {models.message}", f"fix: {models.hint}"]
     cost, cap = cost_range(models, corpus), models.pricing.caps.usd
     amount = (
         "unknown price" if cost.low is None or cost.high is None else f"roughly {money(cost.low)} to {money(cost.high)}"
     )
-    limits = settings.limits
     return [
-        f"question: {question}",
-        f"sources: {summary}",
         f"models: {models.choice.root} -> {models.choice.sub} ({models.choice.why})",
         f"cost: {amount}; {'no cap' if cap is None else f'cap {money(cap)}'}",
-        f"limits: {limits.iterations} turns, "
-        + (f"{compact_count(limits.subcalls)} sub-calls" if limits.subcalls is not None else "any number of sub-calls"),
-        *([f"note: {models.pricing.note}"] if models.pricing.note else []),
-        "dry run: nothing was sent and nothing was spent",
+        *([f"note: {models.note}"] if models.note else []),
     ]
 
 
-def plan_json(question: str, corpus: Corpus, models: Models) -> bytes:
+def _limits_line(limits: config.Limits) -> str:
+    calls = "any number of" if limits.subcalls is None else compact_count(limits.subcalls)
+    return f"limits: {limits.iterations} turns, {calls} sub-calls"
+
+
+def plan_json(question: str, corpus: Corpus, models: Models | AuthError) -> bytes:
     """The plan for a script."""
-    cost = cost_range(models, corpus)
     body: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "dry_run": True,
         "question": question,
         "sources": to_json(corpus.facts),
-        "models": to_json(models.pair),
-        "cost_range_usd": {"low": cost.low, "high": cost.high, "cap": models.pricing.caps.usd},
-        "sub_window": facts(models.choice.sub).window,
+        "models": None,
+        "cost_range_usd": None,
+        "error": None,
         "exit_code": 0,
     }
+    if isinstance(models, AuthError):
+        body["error"] = to_json(error_info(models))
+    else:
+        cost = cost_range(models, corpus)
+        body["models"] = to_json(models.pair)
+        body["cost_range_usd"] = {"low": cost.low, "high": cost.high, "cap": models.pricing.caps.usd}
     return json.dumps(body).encode() + b"\n"

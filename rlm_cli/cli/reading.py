@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from .. import config
 from ..prompts import InputFacts
 from ..prompts.texts import LISTING, SAMPLE_CHARS
 from ..render.ticker import Ticker
@@ -17,6 +18,28 @@ from ..sources.stdin import Watch, spool_stdin, unread_bytes_waiting
 from ..units import human_bytes, human_count
 
 SAMPLED = 2
+
+
+def source_options(
+    settings: config.Settings,
+    globs: Sequence[str] | None,
+    *,
+    unrestricted: int = 0,
+    no_ignore: bool = False,
+    follow: bool = False,
+) -> SourceOptions:
+    """How to read, from the settings and the flags that are no settings."""
+    return SourceOptions(
+        globs=tuple(globs or ()),
+        ignore=settings.sources.ignore,
+        unrestricted=unrestricted,
+        hidden=settings.sources.hidden,
+        no_ignore=no_ignore,
+        follow=follow,
+        encoding=settings.sources.encoding,
+        max_input=settings.sources.max_input,
+        archives=settings.sources.archives,
+    )
 
 
 def read(parsed: Parsed, options: SourceOptions, folder: Path, *, ticker: Ticker, env: Mapping[str, str]) -> Corpus:

@@ -15,29 +15,7 @@ from .. import config
 from ..errors import UsageError
 from ..events import to_json
 from ..sources import Corpus, Document, Skip, SourceOptions
-from . import options, show
-
-
-def source_options(
-    settings: config.Settings,
-    globs: Sequence[str] | None,
-    *,
-    unrestricted: int = 0,
-    no_ignore: bool = False,
-    follow: bool = False,
-) -> SourceOptions:
-    """How to read, from the settings and the flags that are no settings."""
-    return SourceOptions(
-        globs=tuple(globs or ()),
-        ignore=settings.sources.ignore,
-        unrestricted=unrestricted,
-        hidden=settings.sources.hidden,
-        no_ignore=no_ignore,
-        follow=follow,
-        encoding=settings.sources.encoding,
-        max_input=settings.sources.max_input,
-        archives=settings.sources.archives,
-    )
+from . import options, reading, show
 
 
 def sources(
@@ -66,9 +44,9 @@ def sources(
     settings = options.settings(ctx)
     show.warnings(settings)
     named = [*(source or ()), *(arguments or ())]
-    reading = source_options(settings, glob, unrestricted=unrestricted, no_ignore=no_ignore, follow=follow)
+    how = reading.source_options(settings, glob, unrestricted=unrestricted, no_ignore=no_ignore, follow=follow)
     with tempfile.TemporaryDirectory(prefix="rlm-") as folder:
-        corpus = _collect(named, reading, Path(folder))
+        corpus = _collect(named, how, Path(folder))
         skips = _explained(corpus) if skipped or json else ()
         if json:
             show.as_json(_facts(corpus, skips))
@@ -78,10 +56,10 @@ def sources(
             _print_documents(settings, corpus.documents, top=top, tokens=tokens, null=null)
     for note in corpus.notes:
         show.note(settings, f"rlm: {note}")
-    show.note(settings, f"rlm: {summary_line(corpus, named, reading)}")
+    show.note(settings, f"rlm: {summary_line(corpus, named, how)}")
 
 
-def _collect(named: list[str], reading: SourceOptions, folder: Path) -> Corpus:
+def _collect(named: list[str], how: SourceOptions, folder: Path) -> Corpus:
     """The corpus, with stdin spooled into `folder` when it is a source, and archives unpacked there."""
     from ..sources.gather import collect
     from ..sources.stdin import carries_data, spool_stdin, stdin_kind
@@ -90,8 +68,8 @@ def _collect(named: list[str], reading: SourceOptions, folder: Path) -> Corpus:
         named.append("-")
     if not named:
         raise UsageError("no sources", hint="rlm sources FILE|FOLDER...")
-    stdin = spool_stdin(0, folder, max_input=reading.max_input) if "-" in named else None
-    return collect(named, reading, stdin=stdin, spool=folder, env=config.environment())
+    stdin = spool_stdin(0, folder, max_input=how.max_input) if "-" in named else None
+    return collect(named, how, stdin=stdin, spool=folder, env=config.environment())
 
 
 def _explained(corpus: Corpus) -> tuple[Skip, ...]:

@@ -29,7 +29,8 @@ from ..units import human_bytes
 
 if TYPE_CHECKING:
     from ..models.provider import ProviderOptions
-    from ..sandbox.container import DockerSandbox, Engine
+    from ..sandbox.container import Engine
+    from ..sandbox.docker_sandbox import DockerSandbox
     from ..sandbox.image import ImageProgress
 
 
@@ -190,7 +191,7 @@ class Docker:
 
     def sandbox(self, run_id: str, emit: Emit) -> DockerSandbox:
         """A sandbox for one run; not opened."""
-        from ..sandbox.container import DockerSandbox
+        from ..sandbox.docker_sandbox import DockerSandbox
 
         options = replace(self._options, run_id=run_id, pull="never")
         return DockerSandbox(

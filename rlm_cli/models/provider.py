@@ -79,6 +79,8 @@ def _litellm() -> Any:
     os.environ["EXPERIMENTAL_OPENAI_BASE_LLM_HTTP_HANDLER"] = "true"
     logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="pydantic")  # about LiteLLM's classes, at a user's first call
+    # LiteLLM makes its coroutine in a thread; a call that is cancelled meanwhile never awaits it.
+    warnings.filterwarnings("ignore", message=r"coroutine '[\w.]*completion\w*' was never awaited")
     with _without_collection():
         import litellm
 
@@ -169,6 +171,9 @@ class LiteLLMProvider:
     async def complete(self, request: Request, on_text: OnText | None = None) -> Completion:
         """See `Model`. One request to the provider, except that a model which turns out unable to stream is asked
         again without streaming (its refusal is not billed)."""
+        # A cancellation that is under way arrives here: nothing was sent yet. (One failed call's end lets the next one
+        # go, in the same moment in which it may end the run.)
+        await asyncio.sleep(0)
         started, reply = time.monotonic(), _Reply()
         try:
             async with asyncio.timeout(None) as timer:

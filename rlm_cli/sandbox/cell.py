@@ -26,7 +26,7 @@ class Patience:
     interrupt: float = 2.0
     kill: float = 10.0
     ping: float = 10.0
-    silence: float = 30.0
+    silence: float = 20.0
     close: float = 1.0
 
 

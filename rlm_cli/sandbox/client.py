@@ -254,8 +254,10 @@ class KernelClient:
 
     def _on_end(self, error: SandboxError | None) -> None:
         if error is None:
-            when = "ended unexpectedly" if self._boot.done() else "ended before the kernel started"
-            error = SandboxError(f"the sandbox {when}{self._said()}", code="sandbox_lost")
+            removed = "was stopped or removed from outside, or its engine ended"
+            what = removed if self._boot.done() else "ended before the kernel started"
+            message = f"the sandbox {what}{self._said()}"
+            error = SandboxError(message, hint="Run it again; rlm doctor checks the engine.", code="sandbox_lost")
         self._fail(error)
 
     def _fail(self, error: SandboxError) -> None:
@@ -277,8 +279,11 @@ class KernelClient:
         loop = asyncio.get_running_loop()
         while self._dead is None:
             self._send(wire.frame(b"P"))
+            due = loop.time() + self._patience.ping
             await asyncio.sleep(self._patience.ping)
-            if loop.time() - self._heard > self._patience.silence:
+            now = loop.time()
+            self._heard = min(now, self._heard + now - due)  # a loop that was held up could hear nobody
+            if now - self._heard > self._patience.silence:
                 self._fail(SandboxError("the sandbox stopped answering", code="sandbox_silent"))
 
     # -- frames

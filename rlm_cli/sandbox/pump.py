@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from ..errors import SandboxError
 from . import Channel
@@ -26,10 +26,19 @@ Frames = Sequence[tuple[bytes, bytes]]
 
 class Pump:
     """Carries frames of one `Channel`. `on_frames` and `on_end` are called in the loop, in order; `on_end` once, with
-    the error, or None when the other side is simply gone."""
+    the error, or None when the other side is simply gone.
+
+    After `rest` seconds without anything to write, an empty ping is written: the supervisor takes a silent host for
+    dead, and a loop that is held up (by a pager on stdout that nobody scrolls) is not dead.
+    """
 
     def __init__(
-        self, channel: Channel, *, on_frames: Callable[[Frames], None], on_end: Callable[[SandboxError | None], None]
+        self,
+        channel: Channel,
+        *,
+        on_frames: Callable[[Frames], None],
+        on_end: Callable[[SandboxError | None], None],
+        rest: float = 15.0,
     ) -> None:
         self._channel = channel
         self._on_frames = on_frames
@@ -37,6 +46,7 @@ class Pump:
         self._loop = asyncio.get_running_loop()
         self._room = threading.Semaphore(AHEAD)
         self._out: SimpleQueue[bytes | None] = SimpleQueue()
+        self._rest = rest
         self._closed = False
         self._over = False
         self._threads = [
@@ -70,11 +80,17 @@ class Pump:
 
     def _write(self) -> None:
         try:
-            while (data := self._out.get()) is not None:
+            while (data := self._next()) is not None:
                 self._channel.write(data)
         except (SandboxError, OSError) as error:
             self._threads[0].join(LAST_WORDS)
             self._end(error)
+
+    def _next(self) -> bytes | None:
+        try:
+            return self._out.get(timeout=self._rest)
+        except Empty:
+            return wire.frame(b"P")
 
     def _read(self) -> None:
         splitter = wire.Splitter(wire.FROM_SUPERVISOR)

@@ -157,7 +157,7 @@ class Unpacker:
         """A file could not be made or written."""
         return InputError(
             f"compressed files could not be unpacked in {self.folder}: {error.strerror}",
-            hint="free some space there, or use another place: RLM_HOME=/path (TMPDIR=/path for --no-log, -n and rlm sources)",
+            hint="free some space there, or use another place: RLM_HOME=/path, or TMPDIR=/path where no run is kept",
             code="disk",
         )
 

@@ -339,3 +339,14 @@ def test_a_document_too_large_for_the_container_is_told_before_anything_starts(s
     assert "--memory 1g" in refused.json["error"]["hint"]
     roomy = shell.ask("a.txt", "Q", "--memory", "1g", root="root/lazy")
     assert (roomy.code, roomy.out) == (0, b"20000000\n")
+
+
+def test_a_dry_run_needs_no_key_and_no_engine(shell: Shell) -> None:
+    """What would be read is shown all the same, with what is missing; exit 0."""
+    (shell.folder / "a.txt").write_text("hello\n")
+    bare = Shell(shell.folder, shell.server, {"OPENAI_API_KEY": "", "DOCKER_HOST": "unix:///nowhere.sock"})
+    done = bare.run("ask", "a.txt", "Q", "-n", "--json")
+    assert (done.code, done.json["sources"]["files"], done.json["error"]["code"]) == (0, 1, "no_key")
+    priced = shell.ask("a.txt", "Q", "-n", "--json", root="root/lazy")
+    assert priced.json["cost_range_usd"]["low"] <= priced.json["cost_range_usd"]["high"] <= 1.0
+    assert shell.server.requests == ()

@@ -579,9 +579,9 @@ def test_a_killed_supervisor_is_an_error() -> None:
             pid = int((await asyncio.to_thread(children, k.channel.process.pid))[0])
             k.channel.process.send_signal(signal.SIGKILL)
             try:
-                with pytest.raises(SandboxError, match="ended unexpectedly"):
+                with pytest.raises(SandboxError, match="stopped or removed from outside"):
                     await cell
-                with pytest.raises(SandboxError, match="ended unexpectedly"):
+                with pytest.raises(SandboxError, match="stopped or removed from outside"):
                     await k.run("1")
             finally:
                 import os

@@ -155,6 +155,25 @@ def test_cancelling_closes_the_connection(server: LoopbackServer) -> None:
     assert spent == [Spent(1, Usage(count_request(one), 0, estimated=True))]
 
 
+def test_a_cancellation_under_way_comes_before_the_request(server: LoopbackServer) -> None:
+    """A call that got its turn in the moment in which all are cancelled sends nothing, and is not counted."""
+    spent: list[Spent] = []
+
+    async def work() -> None:
+        provider = LiteLLMProvider(options(server))
+        task = asyncio.create_task(provider.complete(request("openai/sub/e00")))
+        await asyncio.sleep(0)
+        task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError as stop:
+            spent.append(spent_by(stop))
+        await provider.close()
+
+    run(work())
+    assert (spent, list(server.requests)) == ([Spent()], [])
+
+
 @pytest.mark.parametrize(
     ("model", "kind", "error_code"),
     [

@@ -19,7 +19,8 @@ import pytest
 
 from rlm_cli.errors import SandboxError
 from rlm_cli.sandbox import SandboxOptions, StepResult, SubCall, SubReply
-from rlm_cli.sandbox.container import ContainerSpec, DockerSandbox, Engine
+from rlm_cli.sandbox.container import ContainerSpec, Engine
+from rlm_cli.sandbox.docker_sandbox import DockerSandbox
 from rlm_cli.sandbox.image import Image
 from rlm_cli.sandbox.owner import Owner
 from rlm_cli.sandbox.profile import Profile
@@ -484,7 +485,8 @@ CHILD = """
 import asyncio, sys, time
 from pathlib import Path
 from rlm_cli.sandbox import SandboxOptions
-from rlm_cli.sandbox.container import DockerSandbox, Engine
+from rlm_cli.sandbox.container import Engine
+from rlm_cli.sandbox.docker_sandbox import DockerSandbox
 from tests.sandbox.test_container import Doc, NoModels
 
 class Stuck(Engine):

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm_cli.errors import SandboxError
-from rlm_cli.sandbox.container import Demultiplexer, DockerChannel, Engine
+from rlm_cli.sandbox.container import Engine
+from rlm_cli.sandbox.stream import Demultiplexer, DockerChannel
 
 
 def frame(stream: int, payload: bytes) -> bytes:

@@ -1,0 +1,80 @@
+"""From the result to its reader: the answer to stdout or a file, the error to the person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
+from pathlib import Path
+from typing import BinaryIO
+
+from .. import config
+from ..engine import answer_text
+from ..errors import RlmError, UsageError
+from ..events import Result
+from ..render.answer import print_answer
+from ..render.look import look_for
+from ..sandbox import Answer
+from .boundary import report
+from .invocation import Invocation
+from .output import STDOUT_NAMES, FileSink, Sink, result_line, writes_to
+from .session import Ended
+
+
+@contextmanager
+def opened(invocation: Invocation, stdout: BinaryIO) -> Iterator[Sink]:
+    """Where the answer goes; the plan of a dry run goes to stdout. Raises `UsageError` for a place that cannot hold it:
+    before the run, because afterwards the answer would be paid for and lost."""
+    output = invocation.output
+    if output is None or output in STDOUT_NAMES or invocation.dry_run:
+        if not writes_to(stdout):
+            raise UsageError("stdout is closed: the answer has nowhere to go", hint="-o FILE", code="stdout_closed")
+        yield Sink(stdout)
+        return
+    with FileSink(output) as sink:
+        if same := [name for name in invocation.parsed.sources if _is_file(name, sink.path)]:
+            raise UsageError(
+                f"the answer would replace {same[0]!r}, which is one of the sources",
+                hint="-o ANOTHER_FILE",
+                code="output_is_source",
+            )
+        yield sink
+
+
+def _is_file(name: str, path: Path) -> bool:
+    """Whether `name` is this file, by whatever way; a folder that holds it is not."""
+    try:
+        return Path(name).is_file() and path.is_file() and path.samefile(name)
+    except OSError:
+        return False
+
+
+def unwritten(error: OSError, result: Result, *, events: bool) -> RlmError:
+    """The answer is there and cannot be written; where else it is."""
+    what = "the events" if events else "the answer"
+    hint = f"rlm runs show {result.run_id} --answer" if result.answer and result.log_dir else ""
+    return RlmError(f"{what} could not be written: {error.strerror or error}", hint=hint, code="output_failed")
+
+
+def hand_over(invocation: Invocation, ended: Ended, sink: Sink) -> None:
+    """The answer to stdout or the file, and the error, if there is one, to the person."""
+    result = ended.result
+    if invocation.settings.output.format == "json":
+        sink.write(result_line(result))
+    elif invocation.settings.output.format == "text" and ended.answer is not None:
+        write_answer(ended.answer, sink, invocation)
+    if ended.answer is not None or invocation.settings.output.format != "text":
+        sink.commit()
+    if ended.error is not None and (invocation.settings.run.quiet or result.status in ("error", "no_answer")):
+        report(ended.error)
+
+
+def write_answer(answer: Answer, sink: Sink, invocation: Invocation) -> None:
+    """To a file or as bytes: exactly. To stdout: rendered for a person, else as it is, ended by a newline."""
+    if isinstance(sink, FileSink) or answer.kind == "bytes":
+        sink.write(answer.data)
+        return
+    stdout = TextIOWrapper(sink.stream, encoding="utf-8", errors="backslashreplace", write_through=True)
+    look = look_for(stdout, color=invocation.settings.output.color, env=config.environment())
+    print_answer(answer_text(answer), stdout, look=look, raw=invocation.raw)
+    stdout.detach()
