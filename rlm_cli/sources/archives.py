@@ -53,6 +53,7 @@ MOST_DIRECTORY = 16 << 20
 MOST_HEADER = 1 << 20
 """Bytes of what a tar may say about one entry: names, attributes, maps of holes."""
 MOST_NAME = 4096
+DAMAGED = "it is damaged or cut off"
 TELL_EVERY = 256
 
 DAMAGE = (
@@ -221,6 +222,7 @@ class Opening:
                     "too_large",
                     f"it unpacks to more than {MOST_RATIO} times its size ({human_bytes(self.size)}), like a zip bomb",
                 )
+            self.unpacker.tell()
             yield piece
 
     def _single(self, stream: Stream) -> None:
@@ -422,15 +424,15 @@ def kind_of_member(member: tarfile.TarInfo) -> str:
     """An entry of a tar that is no file, in words."""
     if member.issym() or member.islnk():
         return "a symbolic link" if member.issym() else "a hard link to another entry"
-    if member.isfifo():
-        return "a named pipe"
+    if member.isfifo() or member.issparse():
+        return "a named pipe" if member.isfifo() else "a file with holes: unpack it first"
     return "a device" if member.isdev() else "not a regular file"
 
 
 def damaged(error: Exception) -> UnusableError:
     if isinstance(error, OSError) and error.errno is not None:
         return UnusableError("unreadable", error.strerror or str(error))
-    return UnusableError("unreadable", f"it is damaged or cut off: {error}".rstrip(": "))
+    return UnusableError("unreadable", f"{DAMAGED}: {error}".rstrip(": "))
 
 
 class ZipFileBytes(io.FileIO):

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..events import Skipped, SourcesFacts
 from ..units import human_bytes, human_count
 from . import DEFAULT_OPTIONS, Corpus, Document, Skip, SkipReason, SourceOptions, git
-from .archives import FOLDER, Archive, Unpacker
+from .archives import DAMAGED, FOLDER, Archive, Unpacker
 from .arguments import STDIN, check_sources, quote
 from .compressed import without_suffix
 from .encoding import check_encoding
@@ -257,13 +257,14 @@ def _nothing(
     message = (
         f"nothing left to read in {names}: {human_count(total.total)} skipped, {human_count(most)} of them {reason}"
     )
-    hint = f"{REMEDY.get(reason, '')} list them: rlm sources {names} --skipped".strip()
+    remedy = "" if rule.startswith(DAMAGED) else REMEDY.get(reason, "")
+    hint = f"{remedy} list them: rlm sources {names} --skipped".strip()
     if rule.startswith(("-g", "no -g")):
         hint = "change or drop -g"
     if rule.startswith("no -g"):
         message = f"{message}: {rule}"
     elif rule:
-        message = f"{message} by {rule}"
+        message = f"{message} by {rule}" if reason in ("ignored", "binary") else f"{message}: {rule}"
     return InputError(message, hint=hint, code="all_skipped")
 
 

@@ -562,8 +562,11 @@ def test_unpacked_files_are_private_and_stopping_removes_them(here: Path, spool:
     with pytest.raises(KeyboardInterrupt):
         collect(["t"], spool=other, on_progress=stop)
     assert list(other.iterdir()) == []
-    plant(here, {"e/x.zip": zipped({"a": b""}), "b/x.zip": zipped({"a": b"\0"})})
-    assert [failed(word, spool=fresh(spool)).code for word in ("e", "b")] == ["empty", "all_skipped"]
+    plant(here, {"e/x.zip": zipped({"a": b""}), "b/x.zip": zipped({"a": b"\0"}), "d/x.gz": gzip.compress(LINES)[:-1]})
+    errors = [failed(word, spool=fresh(spool)) for word in ("e", "b", "d")]
+    assert [error.code for error in errors] == ["empty", "all_skipped", "all_skipped"]
+    assert "1 of them unreadable: it is damaged or cut off: it ends in the middle" in errors[2].message
+    assert "permissions" not in errors[2].hint
 
 
 def test_without_a_place_or_with_the_switch_off_nothing_is_opened(here: Path, spool: Path) -> None:
@@ -595,3 +598,24 @@ def test_magic_is_not_a_guess() -> None:
     assert {suffix: kind_of(PACKERS[suffix](b"x")) for suffix in (".gz", ".bz2", ".xz", ".lzma")} == {
         suffix: CODECS[suffix] for suffix in (".gz", ".bz2", ".xz", ".lzma")
     }
+
+
+def test_holes_in_a_tar_are_not_filled(here: Path, spool: Path) -> None:
+    """A sparse entry that claims a terabyte costs nothing: it is left out, and what follows it is read."""
+    hole = tarfile.TarInfo("hole")
+    header = bytearray(hole.tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = b"S"
+    # One block of nothing at the end of a terabyte (GNU's map of holes and the real size).
+    header[386:398], header[398:410] = tarfile_number(1 << 40), tarfile_number(0)
+    header[483:495] = tarfile_number(1 << 40)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    plant(here / "t", {"x.tar": bytes(header) + tarred({"after": b"a"})})
+    corpus = collect(["t"], spool=spool)
+    assert contents(corpus) == {"x.tar/after": b"a"}
+    assert reasons(corpus) == [("t/x.tar/hole", "special", "a file with holes: unpack it first")]
+
+
+def tarfile_number(value: int) -> bytes:
+    """Twelve bytes of a tar's header, in base 256."""
+    return b"\x80" + value.to_bytes(11, "big")
