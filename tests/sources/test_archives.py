@@ -9,6 +9,7 @@ import lzma
 import os
 import resource
 import stat
+import struct
 import sys
 import tarfile
 import tempfile
@@ -33,11 +34,13 @@ from rlm_cli.sources.compressed import (
     MissingDecoderError,
     decompressed,
     kind_of,
+    says_packed,
     without_suffix,
     zstd_decoder,
 )
 from rlm_cli.sources.gather import collect
 from rlm_cli.sources.summary import summary_line
+from rlm_cli.sources.walk import VERSION_CONTROL
 
 from .conftest import plant
 
@@ -195,7 +198,7 @@ def plain_names(files: Mapping[str, bytes]) -> dict[str, bytes]:
     return {
         name: content
         for name, content in files.items()
-        if not {"", ".", "..", ".git"} & set(name.split("/")) and len(name) < 200 and not name.lower().endswith(".gz")
+        if not {"", ".", "..", *VERSION_CONTROL} & set(name.split("/")) and not says_packed(name)
     }
 
 
@@ -619,3 +622,28 @@ def test_holes_in_a_tar_are_not_filled(here: Path, spool: Path) -> None:
 def tarfile_number(value: int) -> bytes:
     """Twelve bytes of a tar's header, in base 256."""
     return b"\x80" + value.to_bytes(11, "big")
+
+
+def test_damage_below_damage_is_the_archives(here: Path, spool: Path) -> None:
+    """A .tar.gz cut off inside an entry that is itself compressed is damaged as a whole: the entry is not to blame."""
+    noise = os.urandom(3 * PIECE).hex().encode()
+    whole = gzip.compress(tarred({"first": b"1", "in.gz": gzip.compress(noise), "last": b"l"}))
+    plant(here / "t", {"x.tar.gz": whole[: 2 * PIECE + 1000], "plain": "p"})
+    corpus = collect(["t"], spool=spool)
+    assert reasons(corpus) == [("t/x.tar.gz", "unreadable", "it is damaged or cut off: it ends in the middle")]
+
+
+def test_what_a_damaged_archive_gave_up_counts_no_more(here: Path, spool: Path) -> None:
+    """--max-input holds for what is read: bytes of an archive that was dropped leave room for the next one."""
+    bad = gzip.compress(bytes(range(33, 127)) * 20_000)[:-4]
+    plant(here / "t", {"a.gz": bad, "b.gz": gzip.compress(b"x" * 2_000_000)})
+    corpus = collect(["t"], SourceOptions(max_input=2_000_000), spool=spool)
+    assert (corpus.facts.files, corpus.facts.bytes, len(corpus.skips)) == (1, 2_000_000, 1)
+
+
+def test_a_zip_cannot_fill_memory_with_its_list(here: Path, spool: Path) -> None:
+    """zipfile reads the list of entries whole, whatever its size: one of 17 MiB is refused before it is read."""
+    size = opening.MOST_DIRECTORY + PIECE
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, size, 0, 0)
+    plant(here / "t", {"x.zip": b"PK\x03\x04" + bytes(size - 4) + end, "plain": "p"})
+    assert "its list of entries is larger than" in collect(["t"], spool=spool).skips[0].rule
