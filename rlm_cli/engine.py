@@ -67,6 +67,10 @@ STOP_S = 30.0
 REFUSALS = 1_000
 
 
+# Provider errors after which no further call of the run can succeed.
+HOPELESS = frozenset({"unknown_model", "quota_exhausted"})
+
+
 @dataclass(frozen=True)
 class Limits:
     """Caps of one run. Money, tokens and sub-calls are the ledger's; these are the loop's. Seconds."""
@@ -400,7 +404,7 @@ class SubCallDesk:
             self.limit = self.limit or reached
             return SubReply(False, reached.message)
         except RlmError as error:
-            if isinstance(error, AuthError) or error.code == "unknown_model":
+            if isinstance(error, AuthError) or error.code in HOPELESS:
                 self._end_with(error)
             return SubReply(False, error.message)
         return SubReply(True, completion.text)

@@ -332,15 +332,24 @@ def test_a_rejected_key_stops_the_cell_at_once() -> None:
     assert (sandbox.interrupts, sum(request.role == "sub" for request in model.requests)) == (1, 1)
 
 
-def test_a_rejected_key_in_a_sub_call_ends_the_run() -> None:
-    """An error that no retry can mend is not left to the model to loop on."""
+@pytest.mark.parametrize(
+    "error",
+    [
+        AuthError("no use"),
+        ProviderError("no use", code="unknown_model"),
+        ProviderError("no use", code="quota_exhausted"),
+    ],
+    ids=lambda error: error.code,
+)
+def test_what_no_retry_can_mend_in_a_sub_call_ends_the_run(error: RlmError) -> None:
+    """A rejected key, an unknown model, an empty account are not left to the model to loop on."""
 
     async def cell(sandbox: ScriptedSandbox) -> StepResult:
         await sandbox.ask("a", "b")
         return printed("failed")
 
-    model = ScriptedModel([fence("x")], lambda prompt: AuthError("key rejected"))
-    with pytest.raises(AuthError, match="key rejected"):
+    model = ScriptedModel([fence("x")], lambda prompt: error)
+    with pytest.raises(type(error), match="no use"):
         play(model, ScriptedSandbox([cell]))
 
 

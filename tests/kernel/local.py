@@ -56,10 +56,15 @@ class PipeChannel:
 
 
 class FakeHost:
-    """Answers each prompt with `reply(prompt)`; an exception's text becomes a failed item. Records every call."""
+    """Answers each prompt with `reply(prompt)`; an exception's text becomes a failed item. Records every call.
 
-    def __init__(self, reply: Callable[[str], str] = str.upper) -> None:
+    Nobody is answered before `gather` calls have come, so that a test can see them wait side by side.
+    """
+
+    def __init__(self, reply: Callable[[str], str] = str.upper, *, gather: int = 1) -> None:
         self.reply = reply
+        self._gather = gather
+        self._gathered = asyncio.Event()
         self.calls: list[SubCall] = []
         self.most_at_once = 0
         self._now = 0
@@ -68,6 +73,9 @@ class FakeHost:
         self.calls.append(call)
         self._now += 1
         self.most_at_once = max(self.most_at_once, self._now)
+        if len(self.calls) >= self._gather:
+            self._gathered.set()
+        await self._gathered.wait()
         await asyncio.sleep(0)
         for index in reversed(range(len(call.prompts))):
             try:

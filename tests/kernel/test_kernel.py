@@ -374,8 +374,8 @@ def test_one_failed_query_raises() -> None:
 
 
 def test_threads_and_asyncio_call_too() -> None:
-    """A pool of 40 threads stays within 16 frames at once; coroutines await side by side."""
-    host = FakeHost()
+    """A pool of 40 threads stays within 16 frames at once, and uses more than one; coroutines await side by side."""
+    host = FakeHost(gather=2)
     threads, coroutines = cells(
         "from concurrent.futures import ThreadPoolExecutor\n"
         "with ThreadPoolExecutor(40) as pool: r = list(pool.map(llm_query, map(str, range(200))))\n"
