@@ -37,6 +37,7 @@ OWNER = {
     "typer": "cli",
     "rich": "render",
     "pathspec": "sources",
+    "zstandard": "sources/compressed.py",
     "platformdirs": "config",
     "jsonschema": "cli/answer_schema.py",
 }

@@ -20,6 +20,7 @@ from ..render.look import Look, look_for
 from ..render.ticker import Ticker
 from ..render.views import view_for
 from ..runlog import RunLog, make_private, new_run_id
+from ..sources.archives import FOLDER as UNPACKED
 from ..sources.arguments import STDIN, Line, split_arguments
 from ..sources.stdin import carries_data, stdin_kind
 from ..units import money
@@ -140,7 +141,7 @@ def models_for(invocation: Invocation, env: Mapping[str, str]) -> Models | AuthE
 @contextmanager
 def run_folder(invocation: Invocation, run_id: str) -> Iterator[Path]:
     """The run's folder, private; with --no-log (and in a dry run) one that does not outlive the command. A folder in
-    which no run began is removed: what was spooled for nothing is not kept."""
+    which no run began is removed: what was spooled for nothing is not kept. What was unpacked never is."""
     if not invocation.settings.logs.enabled or invocation.dry_run:
         with tempfile.TemporaryDirectory(prefix="rlm-") as scratch:
             yield Path(scratch)
@@ -157,6 +158,7 @@ def run_folder(invocation: Invocation, run_id: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
+        shutil.rmtree(folder / UNPACKED, ignore_errors=True)
         if not (folder / "run.json").exists():
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -200,7 +202,7 @@ def make_plan(
         note=models.note,
         warnings=tuple(warnings),
         log_dir=str(folder) if settings.logs.enabled else None,
-        scratch=None if settings.logs.enabled else str(folder),
+        scratch=str(folder / UNPACKED if settings.logs.enabled else folder),
     )
 
 
@@ -213,7 +215,7 @@ def carry_out(invocation: Invocation, plan: Plan, models: Models, docker: Docker
         if plan.log_dir is not None:
             log = RunLog(Path(plan.log_dir))
             stack.callback(log.close)
-            log.write_manifest(plan.corpus.documents)
+            log.write_manifest(replace(document, path=document.kept) for document in plan.corpus.documents)
             listeners.append(log)
         view = view_for(sys.stderr, look, progress=settings.output.progress, quiet=settings.run.quiet)
         stack.callback(view.close)

@@ -38,11 +38,12 @@ def source_options(
         follow=follow,
         encoding=settings.sources.encoding,
         max_input=settings.sources.max_input,
+        archives=settings.sources.archives,
     )
 
 
 def read(parsed: Parsed, options: SourceOptions, folder: Path, *, ticker: Ticker, env: Mapping[str, str]) -> Corpus:
-    """The corpus of a command line. stdin goes to `folder`, whole. Raises `InputError`."""
+    """The corpus of a command line. stdin goes to `folder`, whole, and what is unpacked too. Raises `InputError`."""
     stdin = None
     if parsed.reads_stdin:
         watch = Watch(
@@ -56,6 +57,7 @@ def read(parsed: Parsed, options: SourceOptions, folder: Path, *, ticker: Ticker
         parsed.sources,
         options,
         stdin=stdin,
+        spool=folder,
         on_progress=lambda files, size: ticker.show(f"reading: {human_count(files)} files, {human_bytes(size)}"),
         env=env,
     )

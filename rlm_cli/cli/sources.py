@@ -60,7 +60,7 @@ def sources(
 
 
 def _collect(named: list[str], how: SourceOptions, folder: Path) -> Corpus:
-    """The corpus, with stdin spooled into `folder` when it is a source."""
+    """The corpus, with stdin spooled into `folder` when it is a source, and archives unpacked there."""
     from ..sources.gather import collect
     from ..sources.stdin import carries_data, spool_stdin, stdin_kind
 
@@ -69,7 +69,7 @@ def _collect(named: list[str], how: SourceOptions, folder: Path) -> Corpus:
     if not named:
         raise UsageError("no sources", hint="rlm sources FILE|FOLDER...")
     stdin = spool_stdin(0, folder, max_input=how.max_input) if "-" in named else None
-    return collect(named, how, stdin=stdin, env=config.environment())
+    return collect(named, how, stdin=stdin, spool=folder, env=config.environment())
 
 
 def _explained(corpus: Corpus) -> tuple[Skip, ...]:
@@ -83,7 +83,7 @@ def _facts(corpus: Corpus, skips: tuple[Skip, ...]) -> dict[str, object]:
         "schema_version": 1,
         "sources": to_json(corpus.facts),
         "files": [
-            {"name": d.name, "path": None if d.origin == "stdin" else str(d.path), "bytes": d.size, "origin": d.origin}
+            {"name": d.name, "path": None if d.origin == "stdin" else str(d.kept), "bytes": d.size, "origin": d.origin}
             for d in corpus.documents
         ],
         "skipped": [{"path": s.path, "reason": s.reason, "rule": s.rule, "files": s.files} for s in skips],

@@ -168,6 +168,7 @@ class Sources:
         project="lower",
     )
     encoding: str = _key(TEXT, "auto", "encoding of the sources", flag="--encoding")
+    archives: bool = _key(BOOLEAN, True, "open compressed files and archives; false: they are files like any other")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ paths.py      what those words are on disk: existing paths, globs we expand, nea
 stdin.py      what stdin is, and its bytes to a file
 gather.py     `collect`: sources -> Corpus (names, limits, manifest)
 walk.py       one folder, filtered: asks git.py inside a work tree and rules.py outside
+compressed.py compressed bytes -> bytes, and what is compressed how
+archives.py   compressed files and archives -> the documents in them
 encoding.py   text or binary, and codec names
 summary.py    the line that says what was read and what was not
 """
@@ -25,14 +27,21 @@ class Document:
     """One document. `name` is what `context` calls it; `path` the regular file with its bytes; `size` in bytes.
 
     `path` is absolute and free of symbolic links. `sha256` is known for stdin only: it is hashed while it is read.
+    A document with origin "archive" was unpacked from the file `archive`; its `path` does not outlive the command.
     """
 
     name: str
     path: Path
     size: int
     encoding: str = "auto"
-    origin: Literal["file", "stdin"] = "file"
+    origin: Literal["file", "stdin", "archive"] = "file"
     sha256: str = ""
+    archive: Path | None = None
+
+    @property
+    def kept(self) -> Path:
+        """The file that will still be there afterwards."""
+        return self.archive or self.path
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,8 @@ class SourceOptions:
     follow: bool = False
     encoding: str = "auto"
     max_input: int | None = 4 * 1024**3
+    archives: bool = True
+    """Whether compressed files and archives are opened."""
 
 
 DEFAULT_OPTIONS = SourceOptions()

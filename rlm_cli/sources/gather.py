@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +13,10 @@ from pathlib import Path
 from ..errors import InputError
 from ..events import Skipped, SourcesFacts
 from ..units import human_bytes, human_count
-from . import DEFAULT_OPTIONS, Corpus, Document, Skip, SourceOptions, git
+from . import DEFAULT_OPTIONS, Corpus, Document, Skip, SkipReason, SourceOptions, git
+from .archives import DAMAGED, FOLDER, Archive, Unpacker
 from .arguments import STDIN, check_sources, quote
+from .compressed import without_suffix
 from .encoding import check_encoding
 from .paths import expand
 from .walk import Found, Progress, UnusableError, Walk, is_folder, named_error
@@ -37,11 +40,14 @@ def collect(
     options: SourceOptions = DEFAULT_OPTIONS,
     *,
     stdin: Document | None = None,
+    spool: Path | None = None,
     on_progress: Progress | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Corpus:
     """Read no content beyond each file's head; blocks on the disk (call it in a thread), memory grows with file names.
 
+    Compressed files and archives are unpacked below the private folder `spool`, in `archives.FOLDER`, which the caller
+    removes after use (after an error nothing is left); without one they are files like any other.
     `-` among the sources stands for `stdin`, already spooled. Files named are always taken; folders are walked and
     filtered; globs are expanded. `on_progress(files, bytes)` may raise to stop. `env` is the caller's environment:
     git's own configuration is found through it. Raises `InputError`, or `UsageError` for an unknown encoding.
@@ -49,15 +55,33 @@ def collect(
     encoding = check_encoding(options.encoding)
     check_sources(sources)
     roots = _roots(source for source in sources if source != STDIN)
-    walk = Walk(options, env or {}, on_progress)
+    walk = Walk(options, env or {}, on_progress, unpack=spool is not None)
     for number, root in enumerate(roots):
         _read(walk, number, root)
-    found = list({item.path: item for item in reversed(walk.found)}.values())
+    found = list({item.path: item for item in reversed(walk.found)}.values())[::-1]
+    if spool is not None and any(item.packed for item in found):
+        found = _unpacked(found, walk, roots, spool=spool, besides=stdin.size if stdin else 0)
+    try:
+        return _corpus(found, walk, roots, sources, stdin=stdin, encoding=encoding)
+    except BaseException:
+        _discard(spool)
+        raise
+
+
+def _corpus(
+    found: list[Found],
+    walk: Walk,
+    roots: list[Root],
+    sources: Sequence[str],
+    *,
+    stdin: Document | None,
+    encoding: str,
+) -> Corpus:
     documents = _documents(found, roots, stdin, encoding)
     skips = _left_out(walk.skips, found)
     if not any(document.size for document in documents):
         raise _nothing(documents, skips, walk, sources)
-    _check_size(documents, options.max_input)
+    _check_size(documents, walk.options.max_input)
     skipped = count_skips(skips)
     size = sum(document.size for document in documents)
     facts = SourcesFacts(len(documents), size, size // BYTES_PER_TOKEN, skipped, _manifest(documents, found))
@@ -79,9 +103,73 @@ def _read(walk: Walk, number: int, root: Root) -> None:
         if is_folder(root.real):
             walk.folder(root.real, source=number, title=root.written)
         else:
-            walk.file(root.real, source=number)
+            walk.file(root.real, source=number, written=root.written)
     except UnusableError as error:
         raise named_error(root.written, error) from error
+
+
+# -- archives ------------------------------------------------------------------------------------------------------
+
+
+def _unpacked(found: list[Found], walk: Walk, roots: list[Root], *, spool: Path, besides: int) -> list[Found]:
+    """`found` with what is in its archives in their place. `besides`: bytes of the input that are not in `found`."""
+    plain = [item for item in found if not item.packed]
+    size = besides + sum(item.size for item in plain)
+    limit = walk.options.max_input
+    if limit is not None and size > limit:
+        return plain
+    named = {item.path for item in walk.found if not item.below}
+    unpacker = Unpacker(spool, limit, walk.progress, files=len(plain), bytes=size)
+    try:
+        for item in found:
+            if item.packed:
+                plain += _open(unpacker, walk, item, roots[item.source].written, named=item.path in named)
+    except BaseException:
+        _discard(spool)
+        raise
+    return plain
+
+
+def _open(unpacker: Unpacker, walk: Walk, item: Found, written: str, *, named: bool) -> list[Found]:
+    """The documents in one archive; what is left out is added to the walk's skips."""
+    title = f"{written.rstrip('/')}/{item.below}" if item.below else written
+
+    def judge(name: str) -> tuple[SkipReason, str] | None:
+        return walk.excluded_inside(item.below, name)
+
+    try:
+        contents = unpacker.open(Archive(item.path, title, judge, binary=walk.binary, named=named))
+    except UnusableError as error:
+        if named:
+            raise _archive_error(title, error) from error
+        walk.skips.append(Skip(title, error.reason, error.why, 1, item.path))
+        return []
+    for name, reason, rule in contents.left_out:
+        walk.skips.append(Skip(f"{title}/{name}", reason, rule, 1, f"{item.path}/{name}"))
+    return [
+        item._replace(
+            below="/".join(part for part in (item.below, entry.name) if part),
+            path=str(entry.path),
+            size=entry.size,
+            packed=entry.packed,
+            archive=item.path,
+        )
+        for entry in contents.entries
+    ]
+
+
+def _archive_error(title: str, error: UnusableError) -> InputError:
+    """An archive named on the command line that cannot be opened, or is refused."""
+    return InputError(
+        f"{title} cannot be opened: {error.why}",
+        hint="unpack it yourself and name what comes out; --set sources.archives=false reads its bytes as they are",
+        code="archive_refused" if error.reason == "too_large" else "unreadable",
+    )
+
+
+def _discard(spool: Path | None) -> None:
+    if spool is not None:
+        shutil.rmtree(spool / FOLDER, ignore_errors=True)
 
 
 # -- names ---------------------------------------------------------------------------------------------------------
@@ -89,10 +177,24 @@ def _read(walk: Walk, number: int, root: Root) -> None:
 
 def _documents(found: list[Found], roots: list[Root], stdin: Document | None, encoding: str) -> tuple[Document, ...]:
     names = name_files(found, [root.absolute for root in roots], alone=len(roots) == 1 and stdin is None)
-    documents = [Document(name, Path(item.path), item.size, encoding) for name, item in zip(names, found, strict=True)]
+    documents = [_document(name, item, encoding) for name, item in zip(_plain_names(names, found), found, strict=True)]
     if stdin is not None:
         documents.append(replace(stdin, encoding=encoding))
     return tuple(sorted(documents, key=lambda document: os.fsencode(document.name)))
+
+
+def _document(name: str, item: Found, encoding: str) -> Document:
+    document = Document(name, Path(item.path), item.size, encoding)
+    return replace(document, origin="archive", archive=Path(item.archive)) if item.archive else document
+
+
+def _plain_names(names: list[str], found: list[Found]) -> list[str]:
+    """`app.log` for what was unpacked from `app.log.gz`, unless something else is called that."""
+    stems = [without_suffix(name) if item.packed else "" for name, item in zip(names, found, strict=True)]
+    if not any(stems):
+        return names
+    count = Counter([*names, *stems, "stdin"])
+    return [stem if stem and count[stem] == 1 else name for name, stem in zip(names, stems, strict=True)]
 
 
 def name_files(found: Sequence[Found], roots: Sequence[str], *, alone: bool) -> list[str]:
@@ -123,7 +225,7 @@ def _name(item: Found, parts: tuple[str, ...], depth: int) -> str:
 
 def _left_out(skips: list[Skip], found: list[Found]) -> tuple[Skip, ...]:
     """Each path once, without those that another source brought in after all."""
-    taken = {item.path for item in found}
+    taken = {item.archive or item.path for item in found}
     kept = {skip.where: skip for skip in reversed(skips) if skip.where not in taken}
     return tuple(sorted(kept.values(), key=lambda skip: os.fsencode(skip.path)))
 
@@ -155,13 +257,14 @@ def _nothing(
     message = (
         f"nothing left to read in {names}: {human_count(total.total)} skipped, {human_count(most)} of them {reason}"
     )
-    hint = f"{REMEDY.get(reason, '')} list them: rlm sources {names} --skipped".strip()
+    remedy = "" if rule.startswith(DAMAGED) else REMEDY.get(reason, "")
+    hint = f"{remedy} list them: rlm sources {names} --skipped".strip()
     if rule.startswith(("-g", "no -g")):
         hint = "change or drop -g"
     if rule.startswith("no -g"):
         message = f"{message}: {rule}"
     elif rule:
-        message = f"{message} by {rule}"
+        message = f"{message} by {rule}" if reason in ("ignored", "binary") else f"{message}: {rule}"
     return InputError(message, hint=hint, code="all_skipped")
 
 

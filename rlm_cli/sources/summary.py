@@ -32,7 +32,7 @@ def skipped_words(skipped: Skipped) -> str:
 
 
 def _what(corpus: Corpus) -> str:
-    files = sum(document.origin == "file" for document in corpus.documents)
+    files = sum(document.origin != "stdin" for document in corpus.documents)
     stdin = len(corpus.documents) > files
     named = f"{human_count(files)} file{'' if files == 1 else 's'}"
     return " and ".join([*([named] if files else []), *(["stdin"] if stdin else [])])

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import InputError
-from . import Skip, SkipReason, SourceOptions, git, rules
+from . import Skip, SkipReason, SourceOptions, compressed, git, rules
 from .encoding import HEAD, is_binary
 from .rules import Level
 
@@ -27,16 +27,24 @@ Progress = Callable[[int, int], None]
 """Files found and their bytes, so far. It may raise to stop the walk."""
 
 TELL_EVERY = 256
+NO_GLOB: tuple[SkipReason, str] = ("ignored", "no -g glob matches")
+BINARY = "a NUL byte in its first 64 KiB"
 
 
 class Found(NamedTuple):
-    """A file that is read. `below` is its name under the source, "" when the source is the file itself."""
+    """A file that is read. `below` is its name under the source, "" when the source is the file itself.
+
+    `packed`: it is compressed, or an archive, and is to be opened; or, once it has been, its name still ends that way.
+    """
 
     source: int
     below: str
     path: str
     size: int
     mtime_ns: int
+    packed: bool = False
+    archive: str = ""
+    """The file on disk that it was unpacked from."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +72,8 @@ class UnusableError(Exception):
         self.why = why
 
 
-def open_file(path: str, *, look: bool) -> tuple[os.stat_result, bool]:
-    """(status, binary) of a regular file; `look`: judge whether it is binary. Raises `UnusableError`.
+def open_file(path: str, *, look: bool) -> tuple[os.stat_result, bytes]:
+    """(status, head) of a regular file; `look`: the head is wanted. Raises `UnusableError`.
 
     Never blocks: a FIFO that took the file's place after it was listed is opened without waiting and refused.
     """
@@ -84,7 +92,7 @@ def open_file(path: str, *, look: bool) -> tuple[os.stat_result, bool]:
         os.close(fd)
     if head and info.st_size == 0:
         raise UnusableError("special", "a file of the kernel, without a size")
-    return info, look and is_binary(head)
+    return info, head
 
 
 def is_folder(path: str) -> bool:
@@ -115,6 +123,8 @@ class Walk:
     options: SourceOptions
     env: Mapping[str, str]
     progress: Progress | None = None
+    unpack: bool = False
+    """Whether there is a place to open compressed files and archives in."""
     found: list[Found] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -131,6 +141,7 @@ class Walk:
         self.no_ignore = options.no_ignore or options.unrestricted >= 1
         self.hidden = options.hidden or options.unrestricted >= 2
         self.binary = options.unrestricted >= 3
+        self.opens = self.unpack and options.archives
         extra = () if self.no_ignore else options.ignore
         self.extra = rules.parse([(f"sources.ignore: {pattern}", pattern) for pattern in extra], self.note)
         self.globs = rules.parse([(f"-g {glob!r}", glob) for glob in options.globs], self.note)
@@ -142,10 +153,11 @@ class Walk:
 
     # -- one source -----------------------------------------------------------------------------------------------
 
-    def file(self, path: str, *, source: int) -> None:
+    def file(self, path: str, *, source: int, written: str) -> None:
         """Take a file that was named on the command line, whatever it is called and holds. Raises `UnusableError`."""
-        info, _ = open_file(path, look=False)
-        self._add(Found(source, "", path, info.st_size, info.st_mtime_ns))
+        info, head = open_file(path, look=self.opens and compressed.says_packed(written))
+        packed = self.opens and compressed.recognise(written, head) is not None
+        self._add(Found(source, "", path, info.st_size, info.st_mtime_ns, packed))
 
     def folder(self, path: str, *, source: int, title: str) -> None:
         """Walk a folder that was named on the command line, by its real path; `title` is how it was named.
@@ -266,7 +278,9 @@ class Walk:
             return
         here = place.child(entry.name)
         is_folder = entry.is_dir(follow_symlinks=False)
-        excluded = self._excluded(here, entry.name, is_folder)
+        # An archive is a folder: what is in it is held against the globs.
+        archive = self.opens and compressed.says_archive(entry.name)
+        excluded = self._excluded(here, entry.name, is_folder, chosen=archive)
         if excluded:
             reason, rule = excluded
             self._skip(here, reason, rule, folder=is_folder, files=self._count(here.path) if is_folder else 1)
@@ -284,13 +298,14 @@ class Walk:
         tree = place.tree
         return replace(place, tree=None, top="") if tree and not tree.holds(place.path, folder=True) else place
 
-    def _excluded(self, here: Place, name: str, folder: bool) -> tuple[SkipReason, str] | None:
+    def _excluded(self, here: Place, name: str, folder: bool, *, chosen: bool = False) -> tuple[SkipReason, str] | None:
+        """Why it is left out. `chosen`: a file that needs no -g glob that matches."""
         if self.globs.rules:
             wanted = self.globs.check(here.below, folder=folder)
             if wanted.ignored is not None:
                 return None if wanted.ignored else ("ignored", wanted.rule)
-            if self.only_globs and not folder:
-                return "ignored", "no -g glob matches"
+            if self.only_globs and not folder and not chosen:
+                return NO_GLOB
         if name.startswith(".") and not self.hidden:
             return "hidden", ""
         verdict = here.level.check(here.path, folder=folder) if here.level else rules.NO_OPINION
@@ -313,15 +328,35 @@ class Walk:
             self._take(here, real)
 
     def _take(self, here: Place, path: str) -> None:
+        look = self.opens and compressed.says_packed(here.below)
         try:
-            info, binary = open_file(path, look=not self.binary)
+            info, head = open_file(path, look=look or not self.binary)
         except UnusableError as error:
             self._skip(here, error.reason, error.why)
             return
-        if binary:
-            self._skip(here, "binary", "a NUL byte in its first 64 KiB")
+        packed = look and compressed.recognise(here.below, head) is not None
+        if look and not packed and self._excluded(here, here.below.rpartition("/")[2], False) == NO_GLOB:
+            self._skip(here, *NO_GLOB)
             return
-        self._add(Found(self.source, here.below, path, info.st_size, info.st_mtime_ns))
+        if not packed and not self.binary and is_binary(head):
+            self._skip(here, "binary", BINARY)
+            return
+        self._add(Found(self.source, here.below, path, info.st_size, info.st_mtime_ns, packed))
+
+    # -- archives -------------------------------------------------------------------------------------------------
+
+    def excluded_inside(self, archive: str, name: str) -> tuple[SkipReason, str] | None:
+        """Why the file `name` in the archive `archive` (its own name under the source) is left out; ignore files say
+        nothing about it."""
+        parts = name.split("/")
+        chosen = bool(archive) and self.globs.check(archive, folder=False).ignored is True
+        for count in range(1, len(parts) + 1):
+            below = "/".join([*([archive] if archive else []), *parts[:count]])
+            here = Place("", below, None, None)
+            excluded = self._excluded(here, parts[count - 1], count < len(parts), chosen=chosen)
+            if excluded:
+                return excluded
+        return None
 
     # -- counting -------------------------------------------------------------------------------------------------
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import subprocess
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -68,6 +70,27 @@ def test_stdout_is_the_answer_and_stderr_one_plain_line_per_step(shell: Shell) -
     assert done.out == f"{ANSWER}\n".encode()
     assert ESCAPE not in done.err
     assert sum(line.startswith("rlm: step ") for line in done.err.splitlines()) == 3
+
+
+def test_compressed_files_and_archives_answer_like_the_plain_ones(shell: Shell) -> None:
+    """The items as .gz and in a .zip: the same exact answer, and when the run is over nothing that was unpacked."""
+    plain = sorted(corpus(shell.folder).rglob("*.txt"))
+    packed = shell.folder / "packed"
+    packed.mkdir()
+    with zipfile.ZipFile(packed / "half.zip", "w", zipfile.ZIP_DEFLATED) as made:
+        for path in plain[:10]:
+            made.write(path, f"part/{path.name}")
+    for path in plain[10:]:
+        (packed / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    done = shell.ask("packed", "How many of each label?", "--json")
+    assert done.code == 0, done.err
+    names = {path.name for path in plain[10:]} | {f"half.zip/part/{path.name}" for path in plain[:10]}
+    run = max((shell.folder / "rlm" / "runs").iterdir())
+    manifest = [json.loads(line) for line in (run / "sources.jsonl").read_text().splitlines()]
+    assert (done.code, done.json["answer"], done.json["sources"]["files"]) == (0, ANSWER, 20)
+    assert {entry["name"] for entry in manifest} == names
+    assert {Path(entry["path"]).parent for entry in manifest} == {packed}
+    assert not [path for path in run.rglob("*") if path.name == "unpacked"]
 
 
 def test_document_names_are_relative_to_the_source(shell: Shell) -> None:

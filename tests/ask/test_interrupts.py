@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import signal
 import subprocess
@@ -65,6 +66,20 @@ def test_a_second_ctrl_c_leaves_nothing_of_a_run_without_a_log(shell: Shell) -> 
         send(process, number)
     done = shell.finish(process)
     assert (done.code in (130, 143), "rlm: killed" in done.err, list(scratch.rglob("stdin"))) == (True, True, [])
+
+
+def test_a_second_ctrl_c_leaves_nothing_unpacked(shell: Shell) -> None:
+    """The run's record stays, and what was unpacked for it does not, however the run ended."""
+    (shell.folder / "a.log.gz").write_bytes(gzip.compress(b"secret\n"))
+    shell.server.policies["hangs"] = lambda turn: HANGING_CELL
+    process = shell.start("ask", "a.log.gz", "Q", *shell.model("root/hangs"))
+    until(lambda: any(entry.finished for entry in shell.server.requests), seconds=40)
+    runs = shell.folder / "rlm" / "runs"
+    assert [path.read_bytes() for path in runs.glob("*/unpacked/0/0")] == [b"secret\n"]
+    for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+        send(process, number)
+    done = shell.finish(process)
+    assert (done.code in (130, 143), list(runs.rglob("unpacked")), len(list(runs.glob("*/run.json")))) == (True, [], 1)
 
 
 def test_sigkill_leaves_no_container(shell: Shell) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
 import sys
+import tempfile
+import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -193,6 +196,37 @@ def test_json_is_json_whatever_a_file_is_called(home: Path, corpus: Path) -> Non
     out = subprocess.run(line, capture_output=True, timeout=60, check=True).stdout
     found = {os.fsencode(file["name"]) for file in json.loads(out.decode("ascii"))["files"]}
     assert found >= set(names)
+
+
+def test_sources_opens_archives_unless_told_otherwise(
+    rlm: Rlm, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names in them are listed, --json names the file on disk, a damaged one that was named is exit 8; nothing of what
+    was unpacked is left."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    packed = gzip.compress(b"from a gz\n\0" * 100)
+    (corpus / "old.log.gz").write_bytes(gzip.compress(b"from a gz\n"))
+    (corpus / "bad.gz").write_bytes(packed[:-3])
+    with zipfile.ZipFile(corpus / "more.zip", "w") as made:
+        made.writestr("in/side.txt", "from a zip")
+    facts = json.loads(rlm("sources", "corpus", "--json").out)
+    assert (
+        [(file["name"], Path(file["path"]).name) for file in facts["files"] if file["origin"] == "archive"],
+        {skip["path"]: skip["reason"] for skip in facts["skipped"] if "bad" in skip["path"]},
+        rlm("sources", "corpus", "--set", "sources.archives=false", "-0").out,
+        (bad := rlm("sources", "corpus/bad.gz")).code,
+        "it ends in the middle" in bad.err,
+        list(scratch.iterdir()),
+    ) == (
+        [("more.zip/in/side.txt", "more.zip"), ("old.log", "old.log.gz")],
+        {"corpus/bad.gz": "unreadable"},
+        "a.txt\0b.txt\0new\nline.txt\0",
+        8,
+        True,
+        [],
+    )
 
 
 def test_sources_obeys_settings_and_flags(rlm: Rlm, corpus: Path) -> None:
