@@ -500,7 +500,6 @@ def test_a_rebound_context_comes_back_with_a_new_worker() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"text_limit": 5}, InputError, "doc has 18 bytes; at most 5 bytes can be opened"),
         ({"encoding": "klingon"}, InputError, "unknown encoding: klingon"),
     ],
 )
