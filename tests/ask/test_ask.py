@@ -315,8 +315,17 @@ def test_a_document_larger_than_the_container_is_a_text(shell: Shell) -> None:
         for _ in range(300):
             file.write(line * (1_000_000 // len(line)))
         file.write(b"the needle\n")
-    done = shell.ask("big.log", "Q", "--memory", "128m", root="root/lazy")
-    assert (done.code, done.out) == (0, b"%d\n" % (shell.folder / "big.log").stat().st_size)
+    code = [
+        "```repl",
+        "lines = context.splitlines()",
+        "found = [number for number, line in enumerate(lines) if 'needle' in line]",
+        "FINAL([len(context), context.count('\\n'), found, grep('needle')[0].line, context[-11:], lines[5]])",
+        "```",
+    ]
+    (shell.folder / "script.jsonl").write_text(json.dumps({"role": "root", "reply": code}))
+    done = shell.run("ask", "big.log", "-Q", "Q", "--memory", "128m", "-m", "scripted:script.jsonl")
+    size, lines = (shell.folder / "big.log").stat().st_size, 300 * (1_000_000 // len(line)) + 1
+    assert (done.code, done.json) == (0, [size, lines, [lines - 1], lines, "the needle\n", line.decode().rstrip("\n")])
 
 
 def test_a_dry_run_needs_no_key_and_no_engine(shell: Shell) -> None:

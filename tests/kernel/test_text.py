@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rlm_cli.sandbox.kernel import decoding, regex, search
 from rlm_cli.sandbox.kernel.encoded import Encoded
-from rlm_cli.sandbox.kernel.text import Text
+from rlm_cli.sandbox.kernel.text import Text, TextTooLarge
 
 from .local import kernel, run
 
@@ -174,6 +174,40 @@ def test_comparing(both: tuple[str, Text], other: str) -> None:
     assert (text == other) is (string == other)
     assert (text + "x", "x" + text, f"{text}") == (string + "x", "x" + string, string)
     assert (text.upper(), text.strip(), text.partition("a")) == (string.upper(), string.strip(), string.partition("a"))
+
+
+def test_one_line_that_does_not_fit() -> None:
+    """What would hold it whole is refused; what looks at parts of it works."""
+    text = text_of(b"x" * 5000 + b"\xc3\xa9", most=1000)
+    refused: list[Callable[[], Any]] = [
+        lambda: list(text.splitlines()),
+        lambda: text.splitlines()[-1],
+        lambda: text.split(),
+        lambda: search.grep("\u00e9", text),
+        lambda: regex.search(re.compile("x+"), text),
+        lambda: regex.split(re.compile(","), text),
+    ]
+    for call in refused:
+        with pytest.raises(TextTooLarge, match="Stream it"):
+            list(call())
+    assert [len(piece) for piece in text.chunks(900)] == [900] * 5 + [501]
+    assert (text.find("\u00e9"), text.count("xx"), len(regex.findall(re.compile("x{3}"), text))) == (5000, 2500, 1666)
+
+
+def test_a_document_that_shrinks_is_an_error() -> None:
+    """Offsets beyond the end of what can still be read are never filled with something else."""
+    data = bytearray(b"abc\n" * 100)
+
+    def read(start: int, size: int) -> bytes:
+        if start + size > len(data):
+            raise OSError("the input changed while it was being read")
+        return bytes(data[start : start + size])
+
+    text = Text(Encoded(read, len(data), stride=8, run=16), 1000, 5, WINDOWS)
+    assert len(text) == 400
+    del data[200:]
+    with pytest.raises(OSError, match="changed"):
+        text.count("abc")
 
 
 def probe(documents: dict[str, bytes], codes: list[str], *, text_limit: int) -> tuple[Any, list[str]]:

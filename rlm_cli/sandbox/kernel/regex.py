@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from .text import Text
 
 BACK = 4096
-REACH = 1 << 19
-WINDOW = 1 << 22
+REACH = 1 << 18
+WINDOW = 1 << 21
 
 
 class Window:
@@ -49,7 +49,7 @@ def scan(pattern: re.Pattern[str], text: Text, pos: int = 0, stop: int | None = 
                 break
             if end == len(window.text) and not window.final:
                 following = window.base + start
-                size = text.larger(2 * len(window.text), following)
+                size = text.larger(len(window.text), following)
                 break
             if (window.base + start, window.base + end) != last:
                 last = (window.base + start, window.base + end)
@@ -68,7 +68,7 @@ def anchored(pattern: re.Pattern[str], text: Text, pos: int = 0, stop: int | Non
         match = pattern.match(window.text, pos - window.base)
         if match is None or match.end() < len(window.text) or window.final:
             return Match(match, window.base, text) if match else None
-        size = text.larger(2 * len(window.text), pos)
+        size = text.larger(len(window.text), pos)
     return None
 
 

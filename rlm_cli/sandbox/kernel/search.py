@@ -137,7 +137,7 @@ def hits_in_text(pattern: re.Pattern[str], name: str, text: Text) -> Iterator[Hi
             if match is None or (match.start() >= window.limit and not window.final):
                 break
             if match.end() == len(window.text) and not window.final:
-                size = text.larger(2 * len(window.text), window.base + match.start())
+                size = text.larger(len(window.text), window.base + match.start())
                 break
             start, end = line_around(window, match.span(), text)
             if start == end and not text.piece(start, start + 1):
@@ -145,6 +145,7 @@ def hits_in_text(pattern: re.Pattern[str], name: str, text: Text) -> Iterator[Hi
             line += newlines(window, counted, start, text)
             counted = start
             span = window.base + match.start(), window.base + match.end()
+            text.fits(end - start, "the line of a match")
             yield Hit(name, line, text.piece(start, end).rstrip("\r"), span)
             at = end + 1
         if window.final:

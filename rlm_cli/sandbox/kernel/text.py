@@ -38,7 +38,7 @@ class Text:
     len, indexing and slices, `in`, find, rfind, index, rindex, count, startswith, endswith, ==, iteration;
     splitlines(), split(sep) and chunks(size, overlap=0) give lazy sequences; grep(pattern); the functions of re, and
     patterns that a cell compiles, take it. Whatever would make one string of more than `most` characters raises
-    TextTooLarge. A match of a regular expression that is longer than 500,000 characters may be missed.
+    TextTooLarge. A match of a regular expression that is longer than 250,000 characters may be missed.
     """
 
     __slots__ = ("_source", "_window", "most", "windows")
@@ -74,8 +74,10 @@ class Text:
         return size
 
     def larger(self, size: int, at: int) -> int:
-        """As `fits`, for a window that must grow because something does not end in it."""
-        return self.fits(size, f"what begins at character {at:,} (a line, piece or match)")
+        """A larger size for a window of `size`, in which what begins at `at` does not end. Raises `TextTooLarge`."""
+        if size >= self.most:
+            self.fits(size + 1, f"the line, piece or match that begins at character {at:,}")
+        return min(2 * size, self.most)
 
     def piece(self, start: int, stop: int) -> str:
         """Characters [start, stop), 0 <= start, unchecked."""
@@ -418,7 +420,7 @@ class Parts(Sequence[str]):
                 return items, None
             if used:
                 return items, offset + used
-            size = self._text.larger(2 * size, offset)
+            size = self._text.larger(size, offset)
 
     def _batches(self, first: int = 0) -> Iterator[list[str]]:
         number = first
