@@ -17,7 +17,7 @@ from rlm_cli.sandbox.kernel.text import Text, TextTooLarge
 from .local import kernel, run
 
 ALPHABET = "ab,  \n\r\té€😀\x0b\x1c\x85\u2028\ufffdÃ"
-STRINGS = st.text(alphabet=ALPHABET, max_size=120)
+STRINGS = st.text(alphabet=ALPHABET, max_size=120) | st.text(alphabet="ab", max_size=120)
 SHORT = st.text(alphabet=ALPHABET, max_size=3)
 PLACES = st.none() | st.integers(-130, 130)
 ENCODINGS = st.sampled_from(["auto", "utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32-le", "gb18030"])
@@ -129,7 +129,8 @@ def test_lazy_sequences(
 
 PATTERNS = [
     "a", "b+", "^a", "a$", "^", "$", r"\b", "(?m)^.", "(?m).$", r"\w+", "(a)(b)?", "(?<=a)b", "a(?=b)", "a|", "|a",
-    r"\s+", "[^a]", "é", ".", "(?s).{3}", r"(?P<x>a)|(?P<y>,)", r"\Aa", r"b\Z", "(?i)A", "a??", r"(?<!\n)b",
+    r"\s+", "[^a]", "aab?", r"\bba", "a+bbb|b", "bbb", "x?bab+", "(aba)bab", "€€😀",
+    "é", ".", "(?s).{3}", r"(?P<x>a)|(?P<y>,)", r"\Aa", r"b\Z", "(?i)A", "a??", r"(?<!\n)b",
 ]  # fmt: skip
 
 

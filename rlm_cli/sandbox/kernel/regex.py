@@ -1,14 +1,16 @@
 """Regular expressions over a `Text`: matched in windows of decoded text, with offsets of the whole.
 
 A window holds some text before the place where the search goes on, for `^`, `\\b` and look-behind, and REACH
-characters behind its own matches. A match that touches the end of its window is tried again in a larger one. What
-can be missed: a match longer than REACH whose first attempt fails where a window ends.
+characters behind its own matches. A match that touches the end of its window is tried again in a larger one. Where
+every match holds a certain literal, bytes are searched for that, and the text in between is never decoded. What can be
+missed: a match longer than REACH.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from functools import lru_cache
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 BACK = 4096
 REACH = 1 << 18
 WINDOW = 1 << 21
+LITERAL = 3
+"""Characters from which on a literal is worth looking for."""
 
 
 class Window:
@@ -36,11 +40,40 @@ class Window:
         self.limit = len(self.text) if self.final else len(self.text) - reach
 
 
+@lru_cache(maxsize=256)
+def required(pattern: re.Pattern[str]) -> str:
+    """A literal that every match holds, "" when none is known: the longest at the top level of the pattern."""
+    if pattern.flags & re.IGNORECASE or not isinstance(pattern.pattern, str):
+        return ""
+    parser: Any = sys.modules.get("re._parser") or sys.modules["sre_parse"]  # its name before Python 3.11
+    runs = [""]
+    for operator, argument in parser.parse(pattern.pattern, pattern.flags):
+        if str(operator) == "LITERAL":
+            runs[-1] += chr(argument)
+        else:
+            runs.append("")
+    longest = max(runs, key=len)
+    return longest if len(longest) >= LITERAL else ""
+
+
+def next_place(pattern: re.Pattern[str], text: Text, at: int, stop: int | None) -> int | None:
+    """The first place from `at` on where a match of at most REACH characters may begin; None: there is none."""
+    literal = required(pattern)
+    if not literal:
+        return at
+    place = text.find(literal, at, stop)
+    return max(at, place + len(literal) - text.windows[1]) if place >= 0 else None
+
+
 def scan(pattern: re.Pattern[str], text: Text, pos: int = 0, stop: int | None = None) -> Iterator[tuple[int, Any]]:
     """(base, match) for each match, as finditer finds them; `base` is to be added to the match's offsets."""
     at, size = pos, 0
     last = (-1, -1)
     while stop is None or pos <= stop:
+        place = at if size else next_place(pattern, text, at, stop)
+        if place is None:
+            return
+        at = place
         window = Window(text, at, stop, size)
         following, size = window.base + window.limit, 0
         for match in pattern.finditer(window.text, at - window.base):

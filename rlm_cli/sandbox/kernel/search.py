@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from .regex import Window, real_pattern
+from .regex import Window, next_place, real_pattern
 from .text import Text
 
 TYPE_CHECKING = False
@@ -130,6 +130,11 @@ def hits_in_text(pattern: re.Pattern[str], name: str, text: Text) -> Iterator[Hi
     """As `hits_in`, window by window."""
     line, counted, at, size = 1, 0, 0, 0
     while True:
+        place = at if size else next_place(pattern, text, at, None)
+        if place is None:
+            return
+        if place > at:
+            line, counted, at = line + text.count("\n", counted, place), place, place
         window = Window(text, at, None, size)
         size = 0
         while at <= window.base + len(window.text):
