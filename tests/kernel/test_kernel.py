@@ -501,6 +501,7 @@ def test_a_rebound_context_comes_back_with_a_new_worker() -> None:
     ("options", "error", "message"),
     [
         ({"encoding": "klingon"}, InputError, "unknown encoding: klingon"),
+        ({"encoding": "utf-7", "text_limit": 5}, InputError, "cannot be read as utf-7; convert it to UTF-8"),
     ],
 )
 def test_a_corpus_that_cannot_be_opened(options: dict[str, Any], error: type[Exception], message: str) -> None:

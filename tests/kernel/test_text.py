@@ -243,6 +243,9 @@ def test_what_models_write_works_on_a_text() -> None:
         "sum(map(len, chunks(context, 700))), sum(len(p) for p in chunks(size=700, overlap=10))",
         "from collections import Counter; Counter(context)['é'], context.count('é')",
         "context.find('499 '), context.rfind('0'), context.index('\\r\\n', 100), context.endswith(('x', 'line\\r\\n'))",
+        "from concurrent.futures import ThreadPoolExecutor; pool = ThreadPoolExecutor(8)",
+        "list(pool.map(lambda i: context[i * 7 : i * 7 + 5], range(900)))",
+        "list(pool.map(lambda i: context.find(f'{i} caf', i * 9), range(400)))",
         "import csv; [row for row in csv.reader(context.splitlines())][7]",
     ]
     data = {"doc": DOCUMENT.encode()}
@@ -252,6 +255,17 @@ def test_what_models_write_works_on_a_text() -> None:
     assert not [line for line in as_text if "Error" in line]
     assert (text.kind, text.chars, text.lines, text.lines_exact) == ("text", None, 500, False)
     assert string.kind == "str"
+
+
+def test_a_forked_process_reads_the_text_too() -> None:
+    """Both cores can be used: children share the open file and need no copy."""
+    code = (
+        "import multiprocessing\n"
+        "def lines(part): return context.count('\\n', part * 4000, part * 4000 + 4000)\n"
+        "with multiprocessing.get_context('fork').Pool(2) as pool: counts = pool.map(lines, range(3))\n"
+        "sum(counts) == context.count('\\n', 0, 12000)"
+    )
+    assert probe({"doc": DOCUMENT.encode()}, [code], text_limit=5000)[1] == ["True"]
 
 
 def test_what_does_not_fit_says_how_to_stream_it() -> None:
