@@ -195,6 +195,35 @@ def test_one_line_that_does_not_fit() -> None:
     assert (text.find("\u00e9"), text.count("xx"), len(regex.findall(re.compile("x{3}"), text))) == (5000, 2500, 1666)
 
 
+@given(string=STRINGS, damage=st.booleans(), stops=st.sets(st.integers(2, 60), max_size=12))
+def test_an_interrupt_leaves_the_text_whole(string: str, damage: bool, stops: set[int]) -> None:
+    """A cell may be stopped at any read; the next one sees the same text as if it had never been."""
+    data = string.encode() + b"\xff" * damage
+    reads = 0
+
+    def read(start: int, size: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        if reads in stops:
+            raise KeyboardInterrupt
+        return data[start : start + size]
+
+    def insist(call: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                return call()
+            except KeyboardInterrupt:
+                pass
+
+    expected = decoding.decode(data)[0]
+    text = Text(Encoded(read, len(data), stride=8, run=16), 1000, 5, WINDOWS)
+    lines = text.splitlines()
+    assert insist(lambda: text[3:5]) == expected[3:5]
+    assert insist(lambda: len(lines)) == len(expected.splitlines())
+    assert [insist(lambda at=at: text[at]) for at in range(len(expected))] == list(expected)  # type: ignore[misc]
+    assert insist(lambda: len(text)) == len(expected)
+
+
 def test_a_document_that_shrinks_is_an_error() -> None:
     """Offsets beyond the end of what can still be read are never filled with something else."""
     data = bytearray(b"abc\n" * 100)

@@ -93,28 +93,30 @@ class Encoded:
     def _cover(self, char: int) -> None:
         """Extend the table over the character `char`, if there is one."""
         with self._lock:
-            while self._count <= char and self._done < self.size:
+            while (self._count <= char or self._unsettled()) and self._done < self.size:
                 self._grow()
 
     def _cover_byte(self, position: int) -> None:
         with self._lock:
-            while self._done < min(position, self.size):
+            while (self._done < position or self._unsettled()) and self._done < self.size:
                 self._grow()
 
+    def _unsettled(self) -> bool:
+        """Whether bytes beyond ASCII were seen, and not yet all of what decides how to read them."""
+        return self.auto and self._beyond_ascii
+
     def _grow(self) -> None:
-        """One read further; to the end, once a byte beyond ASCII must be understood."""
+        """One read further. An interrupt may come at any call: the table is whole after each of them."""
         try:
             self._grow_by_run()
-            while self.auto and self._beyond_ascii and self._done < self.size:
-                self._grow_by_run()
         except UnicodeDecodeError:
             self._become_latin()
         self.auto = self.auto and self._done < self.size
 
     def _become_latin(self) -> None:
+        firsts, counts = array("Q", [0]), array("Q", [0])
+        self._bytes, self._chars, self._kept = firsts, counts, (-1, "")
         self.codec, self.errors, self.auto = "latin-1", "lossy", False
-        self._bytes, self._chars = array("Q", [0]), array("Q", [0])
-        self._kept = (-1, "")
         self._done = self._count = self.size
 
     def _grow_by_run(self) -> None:
@@ -137,6 +139,7 @@ class Encoded:
 
     def _add(self, size: int, count: int) -> None:
         """Count `size` more bytes, in the last entry if it and they are one byte a character, else in a new one."""
+        del self._bytes[len(self._chars) :]  # an interrupt came between the two of an entry
         last = self._bytes[-1]
         one_each = size == count and self._done - last == self._count - self._chars[-1]
         if self._done > last and not one_each:
@@ -153,7 +156,7 @@ class Encoded:
 
     def _entry(self, number: int) -> tuple[int, int, int, int]:
         """An entry's first byte and character, and where both end."""
-        if number + 1 < len(self._bytes):
+        if number + 1 < len(self._chars):
             return self._bytes[number], self._chars[number], self._bytes[number + 1], self._chars[number + 1]
         return self._bytes[number], self._chars[number], self._done, self._count
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import islice
@@ -387,9 +388,8 @@ class Parts(Sequence[str]):
         self._text = text
         self._cut = cut
         self._what = what
-        self._lock = Lock()  # guards the marks
-        self._firsts = [0]
-        self._offsets = [0]
+        self._lock = Lock()  # guards the marks: of each batch, its first piece's number and offset
+        self._marks = [(0, 0)]
         self._count: int | None = None
         self._kept: tuple[int, list[str]] = (-1, [])
 
@@ -398,15 +398,15 @@ class Parts(Sequence[str]):
         kept, items = self._kept
         if kept == number:
             return items
-        items, following = self._read(self._offsets[number])
-        self._kept = (number, items)
+        first, offset = self._marks[number]
+        items, following = self._read(offset)
         with self._lock:
-            if number + 1 == len(self._offsets) and self._count is None:
+            if number + 1 == len(self._marks) and self._count is None:
                 if following is None:
-                    self._count = self._firsts[number] + len(items)
+                    self._count = first + len(items)
                 else:
-                    self._firsts.append(self._firsts[number] + len(items))
-                    self._offsets.append(following)
+                    self._marks.append((first + len(items), following))
+        self._kept = (number, items)  # last: a batch that is kept has been followed by its mark
         return items
 
     def _read(self, offset: int) -> tuple[list[str], int | None]:
@@ -427,20 +427,20 @@ class Parts(Sequence[str]):
         while True:
             yield self._batch(number)
             number += 1
-            if number >= len(self._offsets):
+            if number >= len(self._marks):
                 return
 
     def _holding(self, item: int) -> int:
         """The batch with an item, or the last batch."""
-        while self._count is None and item >= self._firsts[-1]:
-            last = len(self._firsts) - 1
-            if item < self._firsts[last] + len(self._batch(last)):
+        while self._count is None and item >= self._marks[-1][0]:
+            last = len(self._marks) - 1
+            if item < self._marks[last][0] + len(self._batch(last)):
                 return last
-        return bisect_right(self._firsts, item) - 1
+        return bisect_right(self._marks, (item, sys.maxsize)) - 1
 
     def _from(self, item: int) -> Iterator[str]:
         first = self._holding(item)
-        skipped = item - self._firsts[first]
+        skipped = item - self._marks[first][0]
         for items in self._batches(first):
             yield from items[skipped:] if skipped else items
             skipped = 0
@@ -450,7 +450,7 @@ class Parts(Sequence[str]):
 
     def __len__(self) -> int:
         while self._count is None:
-            self._batch(len(self._offsets) - 1)
+            self._batch(len(self._marks) - 1)
         return self._count
 
     def __getitem__(self, key: Any) -> Any:
@@ -462,7 +462,7 @@ class Parts(Sequence[str]):
             number += len(self)
         batch = self._holding(number)
         items = self._batch(batch)
-        place = number - self._firsts[batch]
+        place = number - self._marks[batch][0]
         if number < 0 or place >= len(items):
             raise IndexError(f"there are only {len(self):,} {self._what}")
         return items[place]
