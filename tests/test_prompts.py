@@ -171,6 +171,15 @@ def test_the_system_prompt_is_short() -> None:
     assert "Q?" in user
 
 
+def test_the_root_is_told_which_kind_of_text_it_has() -> None:
+    """A lazy text is named in the facts, and the system prompt says what differs from a str."""
+    context = ContextFacts("text", 1, 5_000_000_000, None, 48_000_000, False)
+    facts = InputFacts(1, 5_000_000_000)
+    system, user = opening("Q?", facts=facts, context=context, payload=300_000, remaining=Remaining(30))
+    assert "`context` is a Text, too large to be a str: 5.0 GB, about 48,000,000 lines" in user
+    assert "not a `str` but a `Text`" in system
+
+
 @pytest.mark.parametrize(("window", "chars"), [(None, 72_000 // 10_000 * 10_000), (128_000, 360_000), (2_000, 4_000)])
 def test_the_payload_fits_the_window(window: int | None, chars: int) -> None:
     """One round number, safely inside the sub-model's window."""

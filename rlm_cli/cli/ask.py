@@ -31,7 +31,7 @@ from .handover import hand_over, opened, unwritten
 from .invocation import Invocation, question_of
 from .output import EventLines, Sink
 from .session import Plan, ask_once
-from .wiring import Docker, Models, check_sizes
+from .wiring import Docker, Models
 
 EXAMPLES = """\b
 Examples:
@@ -121,7 +121,6 @@ def _answer(invocation: Invocation, sink: Sink) -> int:
         ticker.close()
         if docker is None or isinstance(models, AuthError):
             return show_plan(invocation, question, corpus, models, sink)
-        check_sizes(corpus, settings)
         confirm(invocation, models, corpus)
         plan = make_plan(invocation, models, corpus, question=question, run_id=run_id, folder=folder)
         plan = replace(plan, check=check) if check else plan

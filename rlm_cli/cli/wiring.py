@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from .. import config
 from ..engine import LedgerView
-from ..errors import InputError
 from ..events import ROOT, Emit, ModelPair, Preparing, Totals
 from ..models import Model
 from ..models.catalog import Choice, choose_models, needs_nothing, secret_values
@@ -24,7 +23,6 @@ from ..models.retrying import Retrying
 from ..models.router import Router
 from ..render.ticker import Ticker
 from ..sandbox import SandboxOptions
-from ..sources import Corpus
 from ..units import human_bytes
 
 if TYPE_CHECKING:
@@ -203,27 +201,9 @@ class Docker:
         )
 
 
-# A document is held twice while it is decoded, at up to four bytes a character.
-MEMORY_PER_BYTE = 8
-
-
 def text_limit(memory: int) -> int:
-    """The largest document, in bytes, that a kernel with so much memory can open."""
-    return memory // MEMORY_PER_BYTE
-
-
-def check_sizes(corpus: Corpus, settings: config.Settings) -> None:
-    """Raises `InputError` for a document that the kernel could not open, before anything starts."""
-    biggest = max(corpus.documents, key=lambda document: document.size)
-    limit = text_limit(settings.sandbox.memory)
-    if biggest.size > limit:
-        needed = -(-biggest.size * MEMORY_PER_BYTE // 1024**3)
-        raise InputError(
-            f"{biggest.name!r} has {human_bytes(biggest.size)}; one document may have {human_bytes(limit)}"
-            f" in a container with {human_bytes(settings.sandbox.memory)} of memory",
-            hint=f"--memory {needed}g, or split the file: this version holds each document in memory",
-            code="too_large",
-        )
+    """Bytes up to which a document is a str: it is held twice while it is decoded, at up to four bytes a character."""
+    return min(64 * 1024**2, memory // 16)
 
 
 def sandbox_options(settings: config.Settings) -> SandboxOptions:

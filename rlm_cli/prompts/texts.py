@@ -80,6 +80,8 @@ def context_line(context: ContextFacts) -> str:
             f"a read-only mapping, document name -> str: {human_count(context.documents)} documents,"
             f" {human_bytes(context.bytes)}, {lines}"
         )
+    if context.kind == "text":
+        return f"a Text, too large to be a str: {human_bytes(context.bytes)}, {lines}"
     chars = f", {human_count(context.chars)} characters" if context.chars is not None else ""
     return f"a str: {human_bytes(context.bytes)}{chars}, {lines}"
 

@@ -436,8 +436,6 @@ class KernelClient:
 
 def attach_error(failed: frames.AttachFailed) -> RlmError:
     """Whose fault it is that the corpus cannot be opened."""
-    if failed.reason == "too_large":
-        return InputError(failed.message, hint="split the file, or raise the limit for one text", code="too_large")
     if failed.reason == "encoding":
         return InputError(failed.message, hint="--encoding auto", code="encoding")
     return SandboxError(f"the sandbox cannot read the input: {failed.message}", code="attach")

@@ -83,7 +83,7 @@ class Attached:
 
 @dataclass(frozen=True)
 class AttachFailed:
-    """`reason`: "too_large", "encoding" or "unreadable"."""
+    """`reason`: "encoding" or "unreadable"."""
 
     reason: str
     message: str

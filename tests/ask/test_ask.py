@@ -331,14 +331,24 @@ def test_the_offline_model_answers_the_shipped_lexical_questions(shell: Shell, r
     assert "not a language model" in done.err
 
 
-def test_a_document_too_large_for_the_container_is_told_before_anything_starts(shell: Shell) -> None:
-    """Never an out-of-memory in the kernel: exit 8, and the option that makes room."""
-    (shell.folder / "a.txt").write_bytes(b"x" * 20_000_000)
-    refused = shell.ask("a.txt", "Q", "--memory", "128m", "--json", root="root/lazy")
-    assert (refused.code, refused.json["error"]["code"], len(shell.server.requests)) == (8, "too_large", 0)
-    assert "--memory 1g" in refused.json["error"]["hint"]
-    roomy = shell.ask("a.txt", "Q", "--memory", "1g", root="root/lazy")
-    assert (roomy.code, roomy.out) == (0, b"20000000\n")
+def test_a_document_larger_than_the_container_is_a_text(shell: Shell) -> None:
+    """No refusal and no out-of-memory: 300 MB in a container of 128, counted, searched and sliced."""
+    line = b"2026-01-01 all is well with host 17\n"
+    with (shell.folder / "big.log").open("wb") as file:
+        for _ in range(300):
+            file.write(line * (1_000_000 // len(line)))
+        file.write(b"the needle\n")
+    code = [
+        "```repl",
+        "lines = context.splitlines()",
+        "found = [number for number, line in enumerate(lines) if 'needle' in line]",
+        "FINAL([len(context), context.count('\\n'), found, grep('needle')[0].line, context[-11:], lines[5]])",
+        "```",
+    ]
+    (shell.folder / "script.jsonl").write_text(json.dumps({"role": "root", "reply": code}))
+    done = shell.run("ask", "big.log", "-Q", "Q", "--memory", "128m", "-m", "scripted:script.jsonl")
+    size, lines = (shell.folder / "big.log").stat().st_size, 300 * (1_000_000 // len(line)) + 1
+    assert (done.code, done.json) == (0, [size, lines, [lines - 1], lines, "the needle\n", line.decode().rstrip("\n")])
 
 
 def test_a_dry_run_needs_no_key_and_no_engine(shell: Shell) -> None:

@@ -500,8 +500,8 @@ def test_a_rebound_context_comes_back_with_a_new_worker() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"text_limit": 5}, InputError, "doc has 18 bytes; at most 5 bytes can be opened"),
         ({"encoding": "klingon"}, InputError, "unknown encoding: klingon"),
+        ({"encoding": "utf-7", "text_limit": 5}, InputError, "cannot be read as utf-7; convert it to UTF-8"),
     ],
 )
 def test_a_corpus_that_cannot_be_opened(options: dict[str, Any], error: type[Exception], message: str) -> None:

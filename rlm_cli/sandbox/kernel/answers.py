@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from threading import Lock
 
 from . import wire
@@ -20,7 +20,7 @@ TEXT_SLICE = wire.PART_MAX // 4
 
 
 def plain(value: Any) -> Any:
-    """Sets, generators and the like as lists; what has no JSON form as text."""
+    """Sets, generators, sequences and the like as lists; what has no JSON form as text."""
     if isinstance(value, (set, frozenset)):
         try:
             return sorted(value)
@@ -28,7 +28,7 @@ def plain(value: Any) -> Any:
             return list(value)
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, (Iterator, range, type({}.keys()), type({}.values()), type({}.items()))):
+    if isinstance(value, (Iterator, Sequence, type({}.keys()), type({}.values()), type({}.items()))):
         return list(value)
     return str(value)
 

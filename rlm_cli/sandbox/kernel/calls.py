@@ -6,6 +6,7 @@ from collections import deque
 from threading import Lock
 
 from . import wire
+from .text import Text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def check_prompt(prompt: object, *, name: str) -> str:
     if isinstance(prompt, str):
         return prompt
     advice = "; decode it first" if isinstance(prompt, (bytes, bytearray)) else ""
+    if isinstance(prompt, Text):
+        advice = "; a slice of it is one: text[a:b]"
     raise TypeError(f"{name}: a prompt must be a str, not {type(prompt).__name__}{advice}")
 
 

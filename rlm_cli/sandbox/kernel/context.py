@@ -1,4 +1,4 @@
-"""`context`: one document is a `str`, many are `Documents`, a read-only mapping that opens them as they are used."""
+"""`context`: one document is a `str`, or a `Text` when it is huge; many are `Documents`, which opens them as needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from threading import Lock
 
 from . import wire
 from .decoding import decode
+from .encoded import Encoded
 from .search import Hits, grep
+from .text import Text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ MEASURE_BYTES = 16 * 1024 * 1024
 
 
 class ContextError(Exception):
-    """`context` cannot be opened. `reason` is "too_large", "encoding" or "unreadable"."""
+    """`context` cannot be opened. `reason` is "encoding" or "unreadable"."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -141,13 +143,16 @@ class Store:
 
     def read(self, entry: Entry, most: int | None = None) -> bytes:
         """A document's bytes (the first `most`). Raises `OSError`."""
-        size = entry.size if most is None else min(most, entry.size)
+        return self.read_range(entry, 0, entry.size if most is None else min(most, entry.size))
+
+    def read_range(self, entry: Entry, start: int, size: int) -> bytes:
+        """`size` bytes of a document from `start` on. Raises `OSError`."""
+        offset = entry.offset + start
         with self._lock:
-            fd = self._open(entry.file)
-            data = os.pread(fd, size, entry.offset)
+            data = os.pread(self._open(entry.file), size, offset)
         while len(data) < size:  # pread stops at 2 GB, and at the end of a file that has shrunk
             with self._lock:
-                more = os.pread(self._open(entry.file), size - len(data), entry.offset + len(data))
+                more = os.pread(self._open(entry.file), size - len(data), offset + len(data))
             if not more:
                 raise OSError(f"{entry.name}: the input changed while it was being read")
             data += more
@@ -175,16 +180,23 @@ class Library:
         self.text_limit = text_limit
         self.store = Store()
 
-    def open_text(self, entry: Entry) -> tuple[str, bool]:
-        """A document as text, and whether it was lossy: the one place that decides what a huge document becomes."""
-        if entry.size > self.text_limit:
-            most = size_words(self.text_limit)
-            raise ContextError("too_large", f"{entry.name} has {size_words(entry.size)}; at most {most} can be opened")
-        return decode(self.store.read(entry), entry.encoding)
+    def open_text(self, entry: Entry) -> tuple[str | Text, bool]:
+        """A document as text, and whether it is known to be lossy: the one place that decides what a huge document
+        becomes. Raises `LookupError`, `OSError`."""
+        if entry.size <= self.text_limit:
+            return decode(self.store.read(entry), entry.encoding)
+
+        def read(start: int, size: int) -> bytes:
+            return self.store.read_range(entry, start, size)
+
+        source = Encoded(read, entry.size, entry.encoding)
+        source.look_ahead()
+        return Text(source, self.text_limit), source.lossy
 
 
-class Documents(Mapping[str, str]):
-    """Read-only mapping: document name -> text (str), in a stable order. A document is read when it is used.
+class Documents(Mapping[str, "str | Text"]):
+    """Read-only mapping: document name -> text, in a stable order. A document is read when it is used; it is a str,
+    or a Text when it is huge.
 
     `context["name"]`, `"name" in context`, `len(context)`, `for name in context`, `.items()`, `.values()`, `.get()`;
     `.names("*.log")`: the names that match; `.size("name")`: bytes, without reading; `.grep(pattern, ...)`: lines of
@@ -195,11 +207,11 @@ class Documents(Mapping[str, str]):
         self._library = library
         self._numbers = {name: number for number, name in enumerate(library.index.names)}
         self._lock = Lock()  # guards the cache and its size
-        self._cache: OrderedDict[int, str] = OrderedDict()
+        self._cache: OrderedDict[int, str | Text] = OrderedDict()
         self._cached = 0
         self._most = cache_bytes
 
-    def __getitem__(self, name: str) -> str:
+    def __getitem__(self, name: str) -> str | Text:
         number = self._number(name)
         with self._lock:
             text = self._cache.get(number)
@@ -232,7 +244,7 @@ class Documents(Mapping[str, str]):
             return "Near: " + ", ".join(map(repr, near))
         return "The first names: " + ", ".join(map(repr, names[:3]))
 
-    def _keep(self, number: int, text: str) -> None:
+    def _keep(self, number: int, text: str | Text) -> None:
         size = text.__sizeof__()
         if size > self._most // 4:
             return
@@ -281,7 +293,14 @@ class Documents(Mapping[str, str]):
 # -- attaching
 
 
-def attach(index: Index, text_limit: int, cache_bytes: int = CACHE_BYTES) -> tuple[str | Documents, dict[str, Any]]:
+def has_text(index: Index, text_limit: int) -> bool:
+    """Whether any document is too large to be a str."""
+    return any(index.size(number) > text_limit for number in range(len(index)))
+
+
+def attach(
+    index: Index, text_limit: int, cache_bytes: int = CACHE_BYTES
+) -> tuple[str | Text | Documents, dict[str, Any]]:
     """Open the corpus: `context`, and the fields of the `attached` frame. Raises `ContextError`."""
     library = Library(index, text_limit)
     try:
@@ -308,8 +327,11 @@ def check_ranges(index: Index, sizes: dict[str, int]) -> None:
             raise ContextError("unreadable", f"{entry.name}: expected {entry.size} bytes, the file has only {have}")
 
 
-def attach_one(library: Library) -> tuple[str, dict[str, Any]]:
+def attach_one(library: Library) -> tuple[str | Text, dict[str, Any]]:
     text, lossy = library.open_text(library.index[0])
+    if isinstance(text, Text):
+        lines = estimated_lines(library)
+        return text, {"kind": "text", "chars": None, "lines": lines, "lines_exact": False, "lossy": int(lossy)}
     facts = {"kind": "str", "chars": len(text), "lines": count_lines(text), "lines_exact": True, "lossy": int(lossy)}
     return text, facts
 
@@ -317,6 +339,15 @@ def attach_one(library: Library) -> tuple[str, dict[str, Any]]:
 def count_lines(text: str) -> int:
     """Lines as an editor counts them: the last one needs no newline."""
     return text.count("\n") + bool(text and not text.endswith("\n"))
+
+
+def estimated_lines(library: Library) -> int:
+    """Of one huge document, from pieces spread over all of it."""
+    entry = library.index[0]
+    size = min(entry.size, MEASURE_BYTES // 64)
+    starts = range(0, entry.size - size + 1, max(1, (entry.size - size) // 63))
+    found = sum(library.store.read_range(entry, start, size).count(b"\n") for start in starts)
+    return round(found * entry.size / (len(starts) * size))
 
 
 def measure(library: Library) -> dict[str, Any]:

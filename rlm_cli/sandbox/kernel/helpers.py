@@ -120,7 +120,7 @@ class Helpers:
     def grep(self, pattern: Any, text: Any = None, **options: Any) -> search.Hits:
         return search.grep(pattern, self._context if text is None else text, **options)
 
-    def chunks(self, text: Any = None, size: int = 100_000, overlap: int = 0) -> list[Any]:
+    def chunks(self, text: Any = None, size: int = 100_000, overlap: int = 0) -> Any:
         return search.chunks(self._context if text is None else text, size, overlap)
 
     grep.__doc__ = search.grep.__doc__

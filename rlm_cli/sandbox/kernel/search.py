@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from .regex import Window, next_place, real_pattern
+from .text import Text
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
+
+    from .text import Cut
 
 LINE_SHOWN = 500
 HITS_SHOWN = 200
@@ -75,15 +80,16 @@ def grep(
 ) -> Hits:
     """Lines that match a regular expression (str or compiled), at most `limit` (None: all), as a list of `Hit`.
 
-    `text` is a str or a mapping of name to str; without it, all of `context`. `^` and `$` match at line ends.
+    `text` is a str, a Text or a mapping of name to such; without it, all of `context`. `^` and `$` match at line ends.
     `context_lines` adds lines around each hit; `before`/`after` one side only.
     """
     flags = re.MULTILINE | (re.IGNORECASE if ignore_case else 0)
-    searched = re.compile(pattern, flags) if isinstance(pattern, str) else pattern
+    searched = re.compile(pattern, flags) if isinstance(pattern, str) else real_pattern(pattern)
     around = (context_lines if before is None else before, context_lines if after is None else after)
     hits = Hits()
     for name, body in texts(text):
-        for hit in hits_in(searched, name, body):
+        find = hits_in_text if isinstance(body, Text) else hits_in
+        for hit in find(searched, name, body):
             if limit is not None and len(hits) >= limit:
                 hits.truncated = True
                 return hits
@@ -92,9 +98,9 @@ def grep(
     return hits
 
 
-def texts(text: Any) -> Iterator[tuple[str, str]]:
-    """(name, text) of whatever can be searched."""
-    if isinstance(text, str):
+def texts(text: Any) -> Iterator[tuple[str, Any]]:
+    """(name, str or Text) of whatever can be searched."""
+    if isinstance(text, (str, Text)):
         yield "", text
     elif isinstance(text, Mapping):
         yield from text.items()
@@ -120,7 +126,61 @@ def hits_in(pattern: re.Pattern[str], name: str, text: str) -> Iterator[Hit]:
         at = end + 1
 
 
-def add_lines(hit: Hit, text: str, around: tuple[int, int]) -> None:
+def hits_in_text(pattern: re.Pattern[str], name: str, text: Text) -> Iterator[Hit]:
+    """As `hits_in`, window by window."""
+    line, counted, at, size = 1, 0, 0, 0
+    while True:
+        place = at if size else next_place(pattern, text, at, None)
+        if place is None:
+            return
+        if place > at:
+            line, counted, at = line + text.count("\n", counted, place), place, place
+        window = Window(text, at, None, size)
+        size = 0
+        while at <= window.base + len(window.text):
+            match = pattern.search(window.text, at - window.base)
+            if match is None or (match.start() >= window.limit and not window.final):
+                break
+            if match.end() == len(window.text) and not window.final:
+                size = text.larger(len(window.text), window.base + match.start())
+                break
+            start, end = line_around(window, match.span(), text)
+            if start == end and not text.piece(start, start + 1):
+                return  # an empty match behind the last newline is no line
+            line += newlines(window, counted, start, text)
+            counted = start
+            span = window.base + match.start(), window.base + match.end()
+            text.fits(end - start, "the line of a match")
+            yield Hit(name, line, text.piece(start, end).rstrip("\r"), span)
+            at = end + 1
+        if window.final:
+            return
+        if not size:
+            at = max(at, window.base + window.limit)
+        line += newlines(window, counted, at, text)
+        counted = max(counted, at)
+
+
+def line_around(window: Window, span: tuple[int, int], text: Text) -> tuple[int, int]:
+    """Offsets of the line (or lines) that a match in a window is in."""
+    start = window.text.rfind("\n", 0, span[0]) + 1 + window.base
+    if start == window.base:
+        start = text.rfind("\n", 0, start) + 1
+    last = max(span[0], span[1] - 1)
+    end = window.text.find("\n", last) + window.base
+    if end < window.base:
+        end = text.find("\n", last + window.base)
+    return start, len(text) if end < 0 else end
+
+
+def newlines(window: Window, start: int, end: int, text: Text) -> int:
+    """How many in [start, end) of the text, most of which is in the window."""
+    if window.base <= start and end <= window.base + len(window.text):
+        return window.text.count("\n", start - window.base, end - window.base)
+    return text.count("\n", start, end) if end > start else 0
+
+
+def add_lines(hit: Hit, text: Any, around: tuple[int, int]) -> None:
     """Fill in `before` and `after`."""
     start = text.rfind("\n", 0, hit.start) + 1
     for _ in range(around[0]):
@@ -138,27 +198,43 @@ def add_lines(hit: Hit, text: str, around: tuple[int, int]) -> None:
         end = following
 
 
-def chunks(text: Any, size: int = 100_000, overlap: int = 0) -> list[Any]:
+def chunks(text: Any, size: int = 100_000, overlap: int = 0) -> Any:
     """Split a text into pieces of at most `size` characters, cut at line ends where possible.
 
-    A str -> list of str; without overlap their concatenation is the text. A mapping of name to str (without it,
-    `context`) -> list of (name, piece), document by document. `overlap`: characters that a piece repeats of the one
-    before it.
+    A str -> list of str; without overlap their concatenation is the text. A Text -> the same, as a lazy sequence. A
+    mapping of name to such (without it, `context`) -> list of (name, piece), document by document. `overlap`:
+    characters that a piece repeats of the one before it.
     """
+    check_chunks(size, overlap)
+    if isinstance(text, Text):
+        return text.chunks(size, overlap)
+    if isinstance(text, str):
+        return pieces(text, size, overlap)
+    return [(name, piece) for name, body in texts(text) for piece in chunks(body, size, overlap)]
+
+
+def check_chunks(size: int, overlap: int) -> None:
     if size < 1 or not 0 <= overlap < size:
         raise ValueError(f"chunks needs size >= 1 and 0 <= overlap < size, got size={size}, overlap={overlap}")
-    if isinstance(text, str):
-        return list(pieces(text, size, overlap))
-    return [(name, piece) for name, body in texts(text) for piece in pieces(body, size, overlap)]
 
 
-def pieces(text: str, size: int, overlap: int) -> Iterator[str]:
-    at = 0
-    while len(text) - at > size:
-        cut = text.rfind("\n", at + overlap, at + size) + 1
-        if cut <= at + overlap:  # one line longer than a piece
-            cut = at + size
-        yield text[at:cut]
-        at = cut - overlap
-    if at < len(text):
-        yield text[at:]
+def pieces(text: str, size: int, overlap: int) -> list[str]:
+    return chunk_cut(size, overlap)(text, True)[0]
+
+
+def chunk_cut(size: int, overlap: int) -> Cut:
+    """Cuts a text into its chunks; where it is not the end, the last one stays for the next cut."""
+
+    def cut(text: str, final: bool) -> tuple[list[str], int]:
+        found, at = [], 0
+        while len(text) - at > size:
+            end = text.rfind("\n", at + overlap, at + size) + 1
+            if end <= at + overlap:  # one line longer than a piece
+                end = at + size
+            found.append(text[at:end])
+            at = end - overlap
+        if final and at < len(text):
+            found.append(text[at:])
+        return found, at
+
+    return cut

@@ -10,7 +10,7 @@ from threading import Thread
 from time import perf_counter
 
 from . import context as corpus
-from . import wire
+from . import regex, wire
 from .answers import Answers
 from .calls import Calls
 from .cells import Cells
@@ -103,6 +103,8 @@ class Worker:
             message = str(error) or type(error).__name__
             self.link.send({"op": "attach_failed", "reason": reason}, message.encode("utf-8", "replace"))
             return
+        if corpus.has_text(index, fields["text_limit"]):
+            regex.install(self.cells.namespace)
         self.helpers.install(context)
         self.attached = True
         proof = wire.proof_lines(facts.pop("proof"))
