@@ -35,7 +35,10 @@ class PipeChannel:
         self._out = self.process.stdout
 
     def read(self) -> bytes:
-        return os.read(self._out.fileno(), 1 << 20)
+        try:
+            return os.read(self._out.fileno(), 1 << 20)
+        except (OSError, ValueError):  # closed by the other thread
+            return b""
 
     def write(self, data: bytes) -> None:
         try:
