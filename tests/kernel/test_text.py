@@ -131,6 +131,7 @@ PATTERNS = [
     "a", "b+", "^a", "a$", "^", "$", r"\b", "(?m)^.", "(?m).$", r"\w+", "(a)(b)?", "(?<=a)b", "a(?=b)", "a|", "|a",
     r"\s+", "[^a]", "aab?", r"\bba", "a+bbb|b", "bbb", "x?bab+", "(aba)bab", "€€😀",
     "é", ".", "(?s).{3}", r"(?P<x>a)|(?P<y>,)", r"\Aa", r"b\Z", "(?i)A", "a??", r"(?<!\n)b",
+    "(?i)aBa", "(?i)x?BAB+", r"(?i)\bbAA",
 ]  # fmt: skip
 
 
@@ -163,6 +164,16 @@ def test_grep(both: tuple[str, Text], pattern: str, around: int) -> None:
         for it in (text, string)
     ]
     assert shown[0] == shown[1]
+
+
+@pytest.mark.parametrize("word", ["KEY", "key", "\u212aey", "MISS", "mi\u017fs"])
+def test_case_is_folded_as_re_folds_it(word: str) -> None:
+    """Windows that cannot hold a match are passed over; those that hold it in any case, beyond ASCII too, are not."""
+    string = "nothing here, line after line\n" * 9 + f"the {word} is here\n" + "and nothing there\n" * 9
+    text = text_of(string.encode())
+    for pattern in (re.compile(r"(?i)(?<!\w)key"), re.compile("(?i)miss"), re.compile("(?i)\u017fs")):
+        assert [m.span() for m in regex.finditer(pattern, text)] == [m.span() for m in pattern.finditer(string)]
+        assert [h.line for h in search.grep(pattern, text)] == [h.line for h in search.grep(pattern, string)]
 
 
 @given(both=BOTH, other=STRINGS)

@@ -42,8 +42,9 @@ class Window:
 
 @lru_cache(maxsize=256)
 def required(pattern: re.Pattern[str]) -> str:
-    """A literal that every match holds, "" when none is known: the longest at the top level of the pattern."""
-    if pattern.flags & re.IGNORECASE or not isinstance(pattern.pattern, str):
+    """A literal that every match holds (in some case, under IGNORECASE), "" when none is known: the longest at the
+    top level of the pattern."""
+    if not isinstance(pattern.pattern, str):
         return ""
     parser: Any = sys.modules.get("re._parser") or sys.modules["sre_parse"]  # its name before Python 3.11
     runs = [""]
@@ -59,10 +60,19 @@ def required(pattern: re.Pattern[str]) -> str:
 def next_place(pattern: re.Pattern[str], text: Text, at: int, stop: int | None) -> int | None:
     """The first place from `at` on where a match of at most REACH characters may begin; None: there is none."""
     literal = required(pattern)
-    if not literal:
+    if not literal or pattern.flags & re.IGNORECASE:
         return at
     place = text.find(literal, at, stop)
     return max(at, place + len(literal) - text.windows[1]) if place >= 0 else None
+
+
+def hopeless(pattern: re.Pattern[str], window: Window) -> bool:
+    """Whether a window cannot hold a match, found out quickly: `re` takes some 12 s to look through 1 GB regardless of
+    case, `lower` and `in` take one. Only ASCII: beyond it, more than upper and lower case may match."""
+    if not pattern.flags & re.IGNORECASE:
+        return False
+    literal, text = required(pattern), window.text
+    return literal != "" and literal.isascii() and text.isascii() and literal.lower() not in text.lower()
 
 
 def scan(pattern: re.Pattern[str], text: Text, pos: int = 0, stop: int | None = None) -> Iterator[tuple[int, Any]]:
@@ -76,7 +86,8 @@ def scan(pattern: re.Pattern[str], text: Text, pos: int = 0, stop: int | None = 
         at = place
         window = Window(text, at, stop, size)
         following, size = window.base + window.limit, 0
-        for match in pattern.finditer(window.text, at - window.base):
+        matches = () if hopeless(pattern, window) else pattern.finditer(window.text, at - window.base)
+        for match in matches:
             start, end = match.span()
             if start >= window.limit and not window.final:
                 break

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from .regex import Window, next_place, real_pattern
+from .regex import Window, hopeless, next_place, real_pattern
 from .text import Text
 
 TYPE_CHECKING = False
@@ -136,8 +136,8 @@ def hits_in_text(pattern: re.Pattern[str], name: str, text: Text) -> Iterator[Hi
         if place > at:
             line, counted, at = line + text.count("\n", counted, place), place, place
         window = Window(text, at, None, size)
-        size = 0
-        while at <= window.base + len(window.text):
+        size, skip = 0, hopeless(pattern, window)
+        while at <= window.base + len(window.text) and not skip:
             match = pattern.search(window.text, at - window.base)
             if match is None or (match.start() >= window.limit and not window.final):
                 break
