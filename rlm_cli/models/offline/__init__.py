@@ -16,7 +16,6 @@ from .. import Completion, Finish, OnText, Request
 from .extract import extract
 from .root import final_reply, root_reply
 
-OFFLINE_MODEL = "offline"
 OFFLINE_NOTE = "keyword search and extraction, not a language model"
 
 PIECE_CHARS = 48
