@@ -123,13 +123,17 @@ class Helpers:
     def chunks(self, text: Any = None, size: int = 100_000, overlap: int = 0) -> Any:
         return search.chunks(self._context if text is None else text, size, overlap)
 
+    def grep_count(self, pattern: Any, text: Any = None, **options: Any) -> Any:
+        return search.grep_count(pattern, self._context if text is None else text, **options)
+
     grep.__doc__ = search.grep.__doc__
+    grep_count.__doc__ = search.grep_count.__doc__
     chunks.__doc__ = search.chunks.__doc__
 
 
 FUNCTIONS = (
     "llm_query", "llm_query_batched", "allm_query", "allm_query_batched", "rlm_query", "rlm_query_batched",
-    "FINAL", "FINAL_VAR", "SUBMIT", "SHOW_VARS", "budget", "grep", "chunks",
+    "FINAL", "FINAL_VAR", "SUBMIT", "SHOW_VARS", "budget", "grep", "grep_count", "chunks",
 )  # fmt: skip
 
 
