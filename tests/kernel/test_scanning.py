@@ -30,7 +30,7 @@ IN_LINES = [
     "flush", "error", "ERROR.*flush", r"\b\d{3}-\d{4}\b", "(?i)timeout|refused", r"user=(\w+) .*status=5\d\d", "^",
     "$", "(?m)^u", "(?m)^.*$", r"(?P<key>\w+)=(?P<value>\w+)", "(?i)key", "(?i)miss", "(?<=a)a{3}", "a(?!a)", "x*",
     "(a)|(u)", "(?i)(?:error|refused)", "(?:flush|timeout) ", r"\w+", "(?i)\u017fs", "\u00e9", "e.", "(?a:\\w)+",
-    "(ERROR) (and)", "a+?", "(?x) user = (\\w) # who", "aa",
+    "(ERROR) (and)", "user.+?=", "a.*,", "a+?", "(?x) user = (\\w) # who", "aa",
 ]  # fmt: skip
 ACROSS = [
     r"\s+", "flush\\s+\\d", r"[^;]+", "(?s)ERROR.{0,9}", r"error\sflush\s", "(?s)status.*?timeout", "\n+", r"\Aerror",
@@ -128,6 +128,8 @@ def test_what_is_known_of_a_pattern_is_true(string: str, pattern: str) -> None:
             assert not (known.absent(line) and matches)
             assert not any(chr(b) in line[start:end] for start, end in matches for b in known.barriers)
             assert [m.span() for m in known.suited(real, line).finditer(line)] == matches
+            raw = known.raw.findall(line.encode()) if known.raw else matches
+            assert len(raw) == len(matches)
             assert not known.solid or all(start < end for start, end in matches)
             assert known.ahead is None or all(end - start <= known.ahead for start, end in matches)
 

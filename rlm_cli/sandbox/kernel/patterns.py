@@ -36,7 +36,8 @@ class Traits:
     `ahead`, `back`: how many characters from a match's start all that it looks at can be away; None: unbounded.
     `ascii`: the pattern that finds the same in ASCII text, and faster; where `spaces` is true, only if the text has
     none of the characters \\x1c to \\x1f. `solid`: no match is empty. `ends`: it asks for the end of the text.
-    `literal`: the pattern is these characters and nothing else, else "".
+    `literal`: the pattern is these characters and nothing else, else "". `raw`: a bytes pattern that has as many
+    matches in the bytes, whatever those beyond ASCII stand for, or None.
     """
 
     def __init__(self, pattern: re.Pattern[str]) -> None:
@@ -58,6 +59,7 @@ class Traits:
         self.barriers = barriers(found, cased)
         self.ascii = ascii_variant(pattern, found, cased)
         plain = all(str(name) == "LITERAL" for name, _ in tree) and not cased
+        self.raw = raw_variant(pattern, tree) if not cased else None
         self.literal = "".join(chr(code) for _, code in tree) if plain else ""
 
     def suited(self, pattern: re.Pattern[str], text: str) -> re.Pattern[str]:
@@ -202,6 +204,25 @@ def ascii_variant(pattern: re.Pattern[str], found: list[tuple[str, Any, int]], c
     try:
         return re.compile(pattern.pattern, pattern.flags & ~re.UNICODE | re.ASCII)
     except (re.error, ValueError):  # it asks for re.UNICODE itself
+        return None
+
+
+def raw_variant(pattern: re.Pattern[str], tree: Any) -> re.Pattern[bytes] | None:
+    """ASCII text at both ends, and in between only more of it and `.*`, `.+` and the like: what these take begins and
+    ends at ASCII characters, and never depends on how many others there are."""
+    items = list(flat(tree))
+    if not items or items[0][0] != "LITERAL" or items[-1][0] != "LITERAL":
+        return None
+    for name, argument in items:
+        if name == "LITERAL" and argument < 128:
+            continue
+        if name not in REPEATS[:2] or argument[0] > 1 or argument[1] < UNBOUNDED:
+            return None
+        if [str(operator) for operator, _ in argument[2]] != ["ANY"]:
+            return None
+    try:
+        return re.compile(pattern.pattern.encode("ascii"), pattern.flags & ~re.UNICODE)
+    except (re.error, ValueError):  # an escape that only a str pattern has
         return None
 
 

@@ -70,6 +70,11 @@ class Reader:
             self._view = memoryview(self._mapped[0])[self._mapped[1] + self.source._start :]
         return True
 
+    @property
+    def view(self) -> memoryview | None:
+        """All bytes, in a forked child."""
+        return self._view if forked.in_child and self._mapped is not None else None
+
     def read(self, start: int, stop: int) -> bytes:
         if forked.in_child and self._mapped is not None:
             return bytes(self._view[start:stop])
@@ -315,10 +320,27 @@ class Scan:
         """The result of a job: (following byte, the sum of what `take` made)."""
 
         def results(job: tuple[int, int], at: int | None) -> Iterator[tuple[Any, ...]]:
+            if take is count_matches and self.known.raw is not None:
+                yield job[1], self._count_raw(self.known.raw, job)
+                return
             made = [take(self, piece) for piece in self.pieces(job, at) if piece.text is not None]
             yield job[1], sum(made)
 
         return results
+
+    def _count_raw(self, raw: re.Pattern[bytes], job: tuple[int, int]) -> int:
+        """Matches in the bytes of a job, which nobody decodes."""
+        at = job[0] if job[0] == self.start else self.cut(job[0])
+        stop = self.cut(job[1]) if job[1] < self.reader.stop else job[1]
+        view = self.reader.view
+        if view is not None:
+            return sum(1 for _ in raw.finditer(view, at, stop))
+        count = 0
+        while at < stop:
+            end = self._piece_end(at, stop)
+            count += sum(1 for _ in raw.finditer(self.reader.read(at, end)))
+            at = end
+        return count
 
 
 def cuttable(codec: str) -> bool:

@@ -123,7 +123,9 @@ def found(pattern: re.Pattern[str], text: Any, around: tuple[int, int]) -> Itera
     """(document's name, row) of every line that matches."""
 
     def rows(body: Any) -> Iterator[Row]:
-        return rows_in_text(pattern, body, around) if isinstance(body, Text) else rows_in(pattern, body, around)
+        if isinstance(body, Text):
+            return rows_in_text(pattern, body, around)
+        return rows_in(pattern, body, around)
 
     for name, made in each(text, rows, lambda body: [*rows(body)]):
         for row in made:
@@ -160,7 +162,7 @@ def count_lines(pattern: re.Pattern[str], text: Text) -> int:
     return sum(1 for _ in rows_in_windows(pattern, text, 0, 0))
 
 
-def each(text: Any, here: Callable[[Any], Any], there: Callable[[str], Any]) -> Iterator[tuple[str, Any]]:
+def each(text: Any, here: Callable[[Any], Any], there: Callable[[Any], Any]) -> Iterator[tuple[str, Any]]:
     """(name, what `here` makes of its text) of everything to search, in order. Many small documents are shared out to
     forked processes, where `there` makes of each what can be sent back."""
     if not hasattr(text, "unshared"):
@@ -175,7 +177,7 @@ def each(text: Any, here: Callable[[Any], Any], there: Callable[[str], Any]) -> 
             yield from in_documents(text, list(names), there)
 
 
-def in_documents(documents: Documents, names: list[str], make: Callable[[str], Any]) -> Iterator[tuple[str, Any]]:
+def in_documents(documents: Documents, names: list[str], make: Callable[[Any], Any]) -> Iterator[tuple[str, Any]]:
     """(name, what `make` makes of its text) of documents that are not huge, where that is not false."""
     own: list[Documents] = []
 

@@ -39,7 +39,8 @@ class Text:
     len, indexing and slices, `in`, find, rfind, index, rindex, count, startswith, endswith, ==, iteration;
     splitlines(), split(sep) and chunks(size, overlap=0) give lazy sequences; grep(pattern); the functions of re, and
     patterns that a cell compiles, take it. Whatever would make one string of more than `most` characters raises
-    TextTooLarge. A match of a regular expression that is longer than 250,000 characters may be missed.
+    TextTooLarge. grep_count(pattern) counts lines or matches, on every core. Of a regular expression that can run over
+    lines without bounds, a match that is longer than 250,000 characters may be missed.
     """
 
     __slots__ = ("_source", "_window", "most", "windows")
