@@ -141,20 +141,24 @@ class RoleUsage:
 
 @dataclass(frozen=True)
 class Cost:
-    """US dollars. `known` is false when any call's price is unknown: then `usd` is only the known part."""
+    """US dollars. `known` is false when any call's price is unknown: then `usd` is only the known part. `saved_usd` is
+    what the replies that were not asked for again would have cost."""
 
     usd: float = 0.0
     known: bool = True
     by_model: Mapping[str, float] = field(default_factory=dict)
+    saved_usd: float = 0.0
 
 
 @dataclass(frozen=True)
 class Calls:
-    """Requests. `root` and `sub` count logical calls, `retries` the extra attempts; total == requests sent."""
+    """Requests. `root` and `sub` count logical calls, `retries` the extra attempts; total == requests sent. `cached`
+    counts sub-calls answered by an earlier reply, which sent nothing."""
 
     root: int = 0
     sub: int = 0
     retries: int = 0
+    cached: int = 0
 
     @property
     def total(self) -> int:

@@ -211,7 +211,15 @@ def closing_text(result: Result) -> str:
         counted(result.calls.total, "call"),
         f"{compact_count(result.usage.total.total)} tokens",
         cost_text(result.cost),
+        saved_text(result.calls.cached, result.cost),
     )
+
+
+def saved_text(cached: int, cost: Cost) -> str:
+    """`12 from cache (saved $0.03)`; "" when every sub-call was asked."""
+    if not cached:
+        return ""
+    return f"{human_count(cached)} from cache" + (f" (saved {money(cost.saved_usd)})" if cost.saved_usd else "")
 
 
 def show_hint(result: Result) -> str:
