@@ -210,6 +210,8 @@ class Result:
     cost: Cost = Cost()
     calls: Calls = Calls()
     iterations: int = 0
+    compactions: int = 0
+    """How often the conversation was shortened to fit the root's window."""
     depth: int = 0
     timing: Timing = Timing()
     limit_hit: str | None = None
@@ -393,6 +395,18 @@ class KernelRestarted:
 
 
 @dataclass(frozen=True)
+class Compacted:
+    """The conversation neared the root's window: all turns but the last `kept` are now `account`, a message."""
+
+    step: int
+    turns: int
+    """Turns that `account` stands for."""
+    kept: int
+    account: str
+    type: str = "history.compacted"
+
+
+@dataclass(frozen=True)
 class Warned:
     """Something the user should know that does not stop the run. Collected into the result's `warnings`."""
 
@@ -432,6 +446,7 @@ Event = (
     | StepFinished
     | LimitReached
     | KernelRestarted
+    | Compacted
     | Warned
     | RunFinished
     | Unknown

@@ -79,6 +79,11 @@ class Models:
         return facts(self.choice.sub).window
 
     @property
+    def root_window(self) -> int | None:
+        """The root's window in tokens."""
+        return facts(self.choice.root).window
+
+    @property
     def view(self) -> LedgerView:
         """The ledger as the engine may see it."""
         return LedgerView(self.ledger.totals, self.pricing.caps.subcalls, self.pricing.caps.tokens)
