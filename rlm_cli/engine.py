@@ -41,6 +41,7 @@ from .events import (
 from .models import Completion, Message, Model, Request
 from .prompts import (
     KEEP,
+    BlockCutter,
     History,
     InputFacts,
     Remaining,
@@ -48,7 +49,6 @@ from .prompts import (
     TurnNote,
     account,
     context_line,
-    cut_after_block,
     estimated_tokens,
     last_turn_text,
     must_shorten,
@@ -283,7 +283,7 @@ class _Loop:
             messages=messages,
             span=self.span,
             step=self.step,
-            cut=cut_after_block if cut else None,
+            cut=BlockCutter() if cut else None,
         )
         return await self.deps.model.complete(request, lambda text: self.emit(ModelText(self.step, text)))
 

@@ -7,7 +7,7 @@ is a byte-identical prefix of the next one and provider caches hit; `compaction`
 from __future__ import annotations
 
 from .compaction import KEEP, TurnNote, account, estimated_tokens, must_shorten, turn_note
-from .fences import Reply, cut_after_block, parse_reply
+from .fences import BlockCutter, Reply, parse_reply
 from .history import History
 from .texts import (
     InputFacts,
@@ -22,6 +22,7 @@ from .texts import (
 
 __all__ = [
     "KEEP",
+    "BlockCutter",
     "History",
     "InputFacts",
     "Remaining",
@@ -29,7 +30,6 @@ __all__ = [
     "TurnNote",
     "account",
     "context_line",
-    "cut_after_block",
     "estimated_tokens",
     "last_turn_text",
     "must_shorten",
