@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import re
 import sys
 import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlm_cli.bench import figures, lab, process, script, server, table
+from rlm_cli.bench import figures, inputs, lab, meter, mmap_scan, plan, process, rows, script, server, table
 
 scripts = st.builds(
     script.Script,
-    kind=st.sampled_from(["len", "batch", "seq"]),
-    n=st.integers(1, 10_000),
+    kind=st.sampled_from(["len", "batch", "seq", "search", "answer"]),
+    n=st.integers(0, 10_000),
     dialect=st.sampled_from(["final", "answer"]),
 )
 
 
 def ended(out: str = "", *, status: int = 0) -> process.Ended:
-    return process.Ended(started=100.0, ended=110.0, status=status, peak=0, out=out, err="")
+    digest = process.digest([out.encode()])
+    return process.Ended(started=100.0, ended=110.0, status=status, peak=0, out=out, err="", digest=digest)
 
 
 def root(*texts: str, arrived: float = 0.0) -> server.Seen:
@@ -38,14 +42,15 @@ def test_a_script_survives_the_model_name(plan: script.Script) -> None:
     assert script.parse(plan.name) == plan
 
 
-@pytest.mark.parametrize("kind", ["len", "batch", "seq"])
+@pytest.mark.parametrize(("kind", "n"), [("len", 7), ("batch", 7), ("seq", 7), ("search", 0), ("answer", 2_007)])
 @pytest.mark.parametrize("dialect", ["final", "answer"])
-def test_a_script_leads_to_its_answer(kind: Any, dialect: Any) -> None:
+def test_a_script_leads_to_its_answer(kind: Any, n: int, dialect: Any) -> None:
     """Played against a perfect harness, each script ends in its last turn with the answer that the check wants."""
-    plan = script.Script(kind, 7, dialect)
+    plan = script.Script(kind, n, dialect)
+    context = b"".join(inputs.blocks(2_000_000, "ascii")).decode()
     submitted: list[str] = []
     names: dict[str, Any] = {
-        "context": "x" * 50,
+        "context": context,
         "FINAL": submitted.append,
         "answer": {},
         "llm_query": script.sub_reply,
@@ -55,7 +60,10 @@ def test_a_script_leads_to_its_answer(kind: Any, dialect: Any) -> None:
     for turn in range(plan.turns):
         assert (submitted, names["answer"]) == ([], {})
         exec(plan.reply(turn).split("```repl\n")[1].split("```")[0], names)
-    assert [*submitted, *([names["answer"]["content"]] if names["answer"] else [])] == [plan.answer(50)]
+    counts = [len(list(re.finditer(pattern, context))) for pattern in plan.patterns]
+    due = "".join(plan.answer(len(context), counts))
+    assert [*submitted, *([names["answer"]["content"]] if names["answer"] else [])] == [due]
+    assert all(counts)
 
 
 def test_a_batch_out_of_order_is_noticed() -> None:
@@ -69,7 +77,7 @@ def test_a_batch_out_of_order_is_noticed() -> None:
     }
     for turn in range(plan.turns):
         exec(plan.reply(turn).split("```repl\n")[1].split("```")[0], names)
-    assert submitted != [plan.answer(0)]
+    assert submitted != ["".join(plan.answer(0))]
 
 
 def post(url: str, body: dict[str, Any]) -> str:
@@ -135,7 +143,7 @@ def test_a_command_that_hangs_is_stopped(tmp_path: Path) -> None:
 def test_only_a_right_run_counts() -> None:
     """Wrong answers and missing or extra requests are failures, whatever the exit code said."""
     plan = script.Script("batch", 3, "final")
-    job = lab.Job("batch", 3, lab.Context(Path("unused"), 10))
+    job = lab.Job("batch", 3, lab.Context(Path("unused"), 10, 10))
     lab.check(plan, job, ended("3\n"), roots=2, subs=3)
     for out, roots, subs in [("2", 2, 3), ("", 2, 3), ("3", 1, 3), ("3", 2, 4)]:
         with pytest.raises(lab.FailedError):
@@ -148,20 +156,119 @@ def test_a_trial_is_read_by_the_arrival_of_root_requests() -> None:
     trial = lab.Trial(ended(), tuple(root("go", arrived=at) for at in arrivals))
     assert (trial.to_first_request, trial.first_cell) == (3.0, 1.0)
     assert trial.per_turn == pytest.approx(0.015)
+    assert (trial.to_first_look, trial.cell(1), trial.after_answer) == pytest.approx((4.0, 0.5, 5.27))
 
 
-@given(st.integers(0, 3_000_000))
-def test_a_context_has_the_size_asked_for(size: int) -> None:
-    """To the byte, in ASCII, so bytes are characters."""
-    text = b"".join(lab.text_blocks(size))
-    assert (len(text), text.isascii()) == (size, True)
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 3_000_000), st.sampled_from(["ascii", "emoji"]))
+def test_a_context_has_the_size_asked_for(size: int, writing: Any) -> None:
+    """To the byte, in whole characters, as many as are counted."""
+    data = b"".join(inputs.blocks(size, writing))
+    text = data.decode()
+    assert (len(data), sum(inputs.count_chars(data))) == (size, len(text))
+    assert text.isascii() == (writing == "ascii" or size < 108)
+
+
+def test_no_line_of_a_context_comes_twice() -> None:
+    """Repeated blocks differ in every line, and in nothing but their number."""
+    lines = b"".join(inputs.blocks(108 * 120, "ascii", 50)).splitlines()
+    assert len(set(lines)) == len(lines) == 120
+    assert lines[7][4:] == lines[57][4:] == lines[107][4:]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_a_scan_by_hand_counts_every_match(tmp_path: Path, processes: int) -> None:
+    """However many processes share the file."""
+    path = tmp_path / "log"
+    path.write_bytes(b"".join(inputs.blocks(500_000, "emoji")))
+    pattern = script.SEARCHES[0][2]
+    assert mmap_scan.main(processes, re.compile(pattern.encode()), str(path)) == len(
+        re.findall(pattern, path.read_text("utf-8"))
+    )
+
+
+@given(st.binary(max_size=40), st.lists(st.integers(0, 40)), st.integers(0, 3))
+def test_a_digest_is_of_the_text_however_it_comes(data: bytes, cuts: list[int], newlines: int) -> None:
+    """In any pieces, and with any number of newlines at the end; any other difference shows."""
+    text = data.rstrip(b"\n")
+    edges = [0, *sorted(cuts), len(text) + newlines + 40]
+    whole = text + b"\n" * newlines
+    assert process.digest(whole[a:b] for a, b in pairwise(edges)) == process.digest([text])
+    assert process.digest([b"\n" + text]) != process.digest([text + b"x"]) != process.digest([text])
+
+
+def test_a_large_output_is_known_by_its_end_and_its_digest(tmp_path: Path) -> None:
+    code = "for i in range(300): print('x' * 9999)"
+    got = process.run([sys.executable, "-c", code], folder=tmp_path, env={}, timeout=60)
+    assert (len(got.out), got.digest) == (2**20, process.digest([b"x" * 9999 + b"\n"] * 300))
+
+
+@pytest.mark.parametrize(
+    ("stat", "expected"),
+    [
+        ("anon 1000\nfile 90000\nshmem 200\nanon_thp 500\n", 1200),
+        ("cache 90000\nrss 7\nrss_huge 5\ntotal_cache 90000\ntotal_rss 1000\ntotal_shmem 200\n", 1200),
+        ("cache 90000\ntotal_rss 1000\n", 1000),
+        ("", 0),
+    ],
+)
+def test_memory_that_cannot_be_dropped_is_counted(stat: str, expected: int) -> None:
+    """Anonymous and shared, in both versions of cgroups; page cache never."""
+    assert meter.unreclaimable(stat) == expected
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [
+        ("0::/system.slice/docker-ab.scope", "/sys/fs/cgroup/system.slice/docker-ab.scope/memory.stat"),
+        ("7:memory:/docker/ab", "/sys/fs/cgroup/memory/docker/ab/memory.stat"),
+        ("3:cpu,cpuacct:/docker/ab", "None"),
+        ("0::/", "None"),
+        ("", "None"),
+    ],
+)
+def test_a_container_is_found_among_cgroups(group: str, expected: str) -> None:
+    assert str(meter.stat_path(group)) == expected
+
+
+def test_a_meter_takes_only_the_container_of_its_command() -> None:
+    """The owner on the label is a process of the session that the command leads."""
+    here = os.getsid(0)
+    assert meter.belongs([str(os.getpid())], here)
+    assert not any(meter.belongs(process, here) for process in ([], ["x"], ["999999999"]))
+    assert not meter.belongs([str(os.getpid())], here + 1)
+
+
+def test_a_meter_says_why_it_saw_nothing() -> None:
+    with meter.ContainerMeter(None) as none:
+        none.start(1)
+    with meter.ContainerMeter(lambda _pid: "") as unseen:
+        unseen.start(1)
+    assert (none.peak, none.reason) == (0, "has no container")
+    assert (unseen.peak, unseen.reason) == (0, "no container was seen")
+
+
+def test_what_a_peer_cannot_hold_is_not_given_to_it() -> None:
+    """By its appetite and by how much memory it may have; ours takes any size."""
+    nobody = lab.Contender("ours", "final", lambda *_: [])
+    peer = lab.Contender("rlms docker", "answer", lambda *_: [], needs=lab.NEEDS["docker"])
+    assert nobody.shortage(10**12, "emoji", 1) == ""
+    assert peer.shortage(10**8, "ascii", 2 * 10**9) == ""
+    assert peer.shortage(10**9, "ascii", 10**10).startswith("needs about 18 GB of memory, 10 GB")
+
+
+def test_a_plan_without_room_has_nothing_of_the_largest_size() -> None:
+    """And still scans and looks at all the rest."""
+    less = plan.FULL.without_largest()
+    assert max(less.looks).size == max(item for item, _ in less.scans).size == lab.GB
+    assert [index for _, index in less.scans] == [index for _, index in plan.FULL.scans]
 
 
 @given(st.text(), st.text(), st.text())
 def test_the_common_prefix_is_common_and_longest(head: str, left: str, right: str) -> None:
     """No shorter than what is known to be shared, and the texts differ right after it."""
     a, b = head + left, head + right
-    n = figures.common_prefix(a, b)
+    n = rows.common_prefix(a, b)
     assert (n >= len(head), a[:n] == b[:n]) == (True, True)
     assert a[n : n + 1] != b[n : n + 1] or a == b
 
@@ -170,8 +277,8 @@ def test_the_kept_share_is_that_of_the_worst_turn() -> None:
     """Append-only prompts keep everything; a counter at the head of the prompt keeps next to nothing."""
     grown = [root("question"), root("question", "code", "output"), root("question", "code", "output", "code", "more")]
     counted = [root("turn 1 of 9, question"), root("turn 2 of 9, question", "code", "output")]
-    assert figures.kept_share(grown) == 100
-    assert figures.kept_share(counted) < 50
+    assert rows.kept_share(grown) == 100
+    assert rows.kept_share(counted) < 50
 
 
 @pytest.mark.parametrize(
