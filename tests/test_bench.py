@@ -8,6 +8,8 @@ import os
 import re
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -308,4 +310,96 @@ def test_the_table_says_what_is_missing_and_why() -> None:
         "start 2.00 s - 3.00 s 1.5x",
         "",
         "n/a, rlms docker: exit 1: no engine",
+    ]
+
+
+class Rehearsal(lab.Lab):
+    """A lab that runs nothing: every trial takes as long as its bytes say, and commands count what is to be counted."""
+
+    def context(self, size: int, writing: Any = "ascii") -> lab.Context:
+        return lab.Context(Path("unused"), size, size)
+
+    def count(self, context: lab.Context, pattern: str) -> int:
+        return 3
+
+    def command(self, command: list[str], on_start: Any = None) -> process.Ended:
+        return process.Ended(0.0, 2.0, 0, 0, "3\n", "")
+
+    def trial(self, contender: lab.Contender, job: lab.Job, *, metered: bool = False) -> lab.Trial:
+        if contender.name == "rlms docker" and job.kind == "answer":
+            raise lab.FailedError("no room")
+        turn = 0.010 if job.context.size < lab.GB else 0.012
+        roots = tuple(root("go", arrived=101 + turn * number) for number in range(8))
+        peak = 50_000_000 + job.n * 10 * (job.kind == "answer")
+        return lab.Trial(process.Ended(100.0, 103.0, 0, peak, "", ""), roots, 40_000_000 if metered else "")
+
+
+@pytest.fixture
+def model() -> Iterator[server.ModelServer]:
+    with server.ModelServer() as running:
+        yield running
+
+
+def rehearsed(model: server.ModelServer, *names: str) -> dict[str, figures.Figure]:
+    """The figures of some rows by title (a continuation by that and the title before it)."""
+    crew = (
+        lab.Contender("ours", "final", lambda *_: [], container=lambda _: ""),
+        lab.Contender("rlms docker", "answer", lambda *_: [], lambda _: "", lab.NEEDS["docker"]),
+    )
+    place = Rehearsal(model, Path("unused"), crew, time.monotonic() + 1000, lambda _: None)
+    got, head = dict[str, figures.Figure](), ""
+    for name in names:
+        for figure in rows.ROWS[name](rows.Rows(place, plan.FULL, most_memory=4 * lab.GB)):
+            head = head if figure.title.startswith("...") else figure.title
+            got[figure.title if figure.title == head else f"{head} {figure.title}"] = figure
+    return got
+
+
+def test_sizes_are_compared_run_by_run(model: server.ModelServer) -> None:
+    """Ours at every size; a peer as far as memory reaches, with the reason behind it."""
+    got = rehearsed(model, "turn", "look")
+    ratio = got["harness time per turn, 5 GB ... 5 GB over 1 KB"].values["ours"]
+    assert list(ratio.samples) == pytest.approx([1.2] * plan.FULL.repeats)
+    assert got["harness time per turn, 1 GB with emoji"].values["ours"].median == pytest.approx(12)
+    docker = got["harness time per turn, 1 GB"].values["rlms docker"]
+    assert docker.reason.startswith("1 GB needs about 18 GB of memory, 4 GB")
+    look = got["command start until len(context) is seen, 5 GB"].values["ours"].median
+    more = got["command start until len(context) is seen, 5 GB ... more than at 1 KB"].values["ours"].median
+    assert [look, more] == [pytest.approx(1.012), pytest.approx(0.002)]
+
+
+def test_scans_are_measured_against_their_best_rival(model: server.ModelServer) -> None:
+    """grep for the literal, both scans by hand for the rest; the cell's own turn is what counts."""
+    got = rehearsed(model, "scan")
+    ratios = {title: figure for title, figure in got.items() if title.endswith("ours over the best")}
+    assert [figure.target for figure in ratios.values()] == [1.5, 1.2, 1.2, 1.2, 1.2]
+    assert all(figure.values["ours"].median == pytest.approx(0.006) for figure in ratios.values())
+    assert "count pool exhausted in 5 GB ... grep -c" in got
+    assert len([title for title in got if title.endswith("re over mmap, 2 processes")]) == 4
+
+
+def test_memory_is_that_of_the_command_and_of_its_container(model: server.ModelServer) -> None:
+    got = rehearsed(model, "memory", "answer")
+    head = "peak memory of the command, 1 GB with emoji"
+    assert got[head].values["ours"].median == 50
+    assert got[f"{head} ... of its container, without page cache"].values["ours"].median == 40
+    large = "answer of 100 MB: submitted until the command ends"
+    assert got[large].values["ours"].median == pytest.approx(103 - 101.07)
+    assert got[large].values["rlms docker"].reason == "no room"
+    assert got[f"{large} ... memory of the command that it adds"].values["ours"].median == pytest.approx(9.9999)
+
+
+def test_a_rival_that_counts_something_else_is_no_rival(model: server.ModelServer) -> None:
+    """Then the row says so instead of giving a ratio."""
+
+    class Odd(Rehearsal):
+        def count(self, context: lab.Context, pattern: str) -> int:
+            return 4
+
+    ours = lab.Contender("ours", "final", lambda *_: [])
+    place = Odd(model, Path("unused"), (ours,), time.monotonic() + 1000, lambda _: None)
+    got = rows.Rows(place, plan.QUICK, most_memory=0).scan()
+    assert [(figure.title, figure.values["ours"].reason) for figure in got] == [
+        ("count in 100 MB", "grep -c counted 3 of 'pool exhausted'"),
+        ("count in 10 MB", "re over mmap, 1 process counted 3 of '(timeout|refused|exhausted) after [0-9]+'"),
     ]

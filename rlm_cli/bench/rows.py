@@ -135,7 +135,13 @@ class Rows:
 
     def scan(self) -> list[Figure]:
         """Counting a pattern in the kernel, beside grep and scans by hand on the host, in turns."""
-        return [figure for item, index in self.plan.scans for figure in self.scans(item, index)]
+        figures: list[Figure] = []
+        for item, index in self.plan.scans:
+            try:
+                figures += self.scans(item, index)
+            except FailedError as error:
+                figures.append(Figure(f"count in {item.name}", "s", {OURS: Value(reason=str(error))}))
+        return figures
 
     def scans(self, item: Input, index: int) -> list[Figure]:
         context, patterns = self.lab.context(*item), SEARCHES[index]
@@ -261,10 +267,10 @@ ROWS: dict[str, Callable[[Rows], list[Figure]]] = {
     "start": Rows.start,
     "help": Rows.help,
     "subcalls": Rows.subcalls,
-    "memory": Rows.memory,
-    "scan": Rows.scan,
-    "answer": Rows.answer,
     "tokens": Rows.tokens,
+    "memory": Rows.memory,
+    "answer": Rows.answer,
+    "scan": Rows.scan,
 }
 
 
