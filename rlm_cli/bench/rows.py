@@ -216,9 +216,10 @@ class Rows:
     def rounds(
         self, items: Sequence[Input], script: Callable[[Contender, Input], tuple[Kind, int]], *, metered: bool = False
     ) -> dict[Input, Results]:
-        """Every input with every contender, again and again, so that a slow minute of the machine hits all of them."""
+        """Every input with every contender, again and again, so that a slow minute of the machine hits all of them;
+        once where memory is metered, which does not depend on the minute."""
         results: dict[Input, Results] = {item: {c.name: [] for c in self.lab.contenders} for item in items}
-        for number in self.lab.repeats(self.plan.repeats):
+        for number in self.lab.repeats(1 if metered else self.plan.repeats):
             for item in items:
                 for contender in self.lab.contenders:
                     if number >= self.plan.repeated(contender, item.size):
