@@ -403,3 +403,18 @@ def test_a_rival_that_counts_something_else_is_no_rival(model: server.ModelServe
         ("count in 100 MB", "grep -c counted 3 of 'pool exhausted'"),
         ("count in 10 MB", "re over mmap, 1 process counted 3 of '(timeout|refused|exhausted) after [0-9]+'"),
     ]
+
+
+def test_what_was_measured_before_time_was_up_stands(model: server.ModelServer) -> None:
+    """The end of the time takes no samples away; a contender's own failure does."""
+    ours = lab.Contender("ours", "final", lambda *_: [])
+    late = lab.Lab(model, Path("unused"), (ours,), time.monotonic(), lambda _: None)
+    job = lab.Job("len", 3, lab.Context(Path("unused"), 1, 1))
+    table_of = rows.Rows(late, plan.QUICK, most_memory=0)
+    one = lab.Trial(ended(), (root("go"),))
+    results: rows.Results = {"ours": [one]}
+    table_of.attempt(results, ours, job)
+    assert (list(late.repeats(3)), results["ours"]) == ([0], [one])
+    nothing: rows.Results = {"ours": []}
+    table_of.attempt(nothing, ours, job)
+    assert nothing["ours"] == "out of time"

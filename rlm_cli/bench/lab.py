@@ -44,6 +44,10 @@ class FailedError(Exception):
     """A trial that cannot be counted: it died, answered wrongly, or sent other requests than its script says."""
 
 
+class OutOfTimeError(FailedError):
+    """The benchmark's own time is up, which says nothing about the contender."""
+
+
 @dataclass(frozen=True)
 class Context:
     """An input file. `size`: bytes; `chars`: characters."""
@@ -146,7 +150,9 @@ class Lab:
         limit = min(TRIAL_S, self.time_left())
         ended = process.run(command, folder=self.folder, env=self.env, timeout=limit, on_start=on_start)
         if ended.status:
-            raise FailedError(f"over {limit:.0f} s" if ended.seconds >= limit else ended.complaint())
+            if ended.seconds < limit:
+                raise FailedError(ended.complaint())
+            raise (FailedError if limit == TRIAL_S else OutOfTimeError)(f"over {limit:.0f} s")
         return ended
 
     def trial(self, contender: Contender, job: Job, *, metered: bool = False) -> Trial:
@@ -185,16 +191,16 @@ class Lab:
     def repeats(self, count: int) -> Iterator[int]:
         """0, 1 ... count - 1, ending early (but never before one) when time is up."""
         for number in range(count):
-            if number and self.time_left() < TRIAL_S / 10:
+            if number and self.deadline - time.monotonic() < TRIAL_S / 10:
                 self.say(f"time is up: {number} of {count} repeats")
                 return
             yield number
 
     def time_left(self) -> float:
-        """Seconds. Raises `FailedError` when there are none."""
+        """Seconds. Raises `OutOfTimeError` when there are none."""
         left = self.deadline - time.monotonic()
         if left <= 1:
-            raise FailedError("out of time")
+            raise OutOfTimeError("out of time")
         return left
 
 

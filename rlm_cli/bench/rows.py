@@ -8,7 +8,19 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from .figures import OURS, Figure, Value
-from .lab import CONCURRENCY, Contender, Context, FailedError, Job, Lab, Trial, our_program, scan_by_grep, scan_by_mmap
+from .lab import (
+    CONCURRENCY,
+    Contender,
+    Context,
+    FailedError,
+    Job,
+    Lab,
+    OutOfTimeError,
+    Trial,
+    our_program,
+    scan_by_grep,
+    scan_by_mmap,
+)
 from .plan import KB, MB, Input, Plan
 from .script import SEARCHES, Kind
 from .server import Seen
@@ -252,6 +264,8 @@ class Rows:
             so_far.append(self.lab.trial(contender, job, metered=metered))
         except FailedError as error:
             self.lab.say(f"{contender.name}: failed: {error}")
+            if so_far and isinstance(error, OutOfTimeError):
+                return  # what was measured stands
             results[contender.name] = str(error)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
