@@ -187,6 +187,8 @@ class Encoded:
 
     def byte_at(self, char: int) -> int:
         """Where a character begins. Only for UTF-8 and single-byte codecs."""
+        if not char:
+            return 0  # whatever the codec turns out to be
         self._cover(char)
         if char >= self._count:
             return self._done
