@@ -69,11 +69,11 @@ def test_chunks_of_any_text(
     overlap = int(size * part)
     records = pieces.records(by)
     if isinstance(records, Matches):  # as small as the texts are
-        records = Matches(records._search.__self__, look, 20)
+        records = Matches(records.pattern, look, 20)
     expected = plain(string, size, overlap, by, count)
     cutter = Cutter(size, overlap, records, count)
     whole = cutter.pieces(string, 0, 0, "", final=True)[0]
-    lazy = Pieces(text, cutter)
+    lazy: Any = Pieces(text, cutter)
     for found in (whole, list(lazy), [lazy[at] for at in range(len(expected))]):
         assert [(p.start, p.end, p.document) for p in found] == [(*span, "") for span in expected]
         assert [str(p) for p in found] == [string[a:b] for a, b in expected]

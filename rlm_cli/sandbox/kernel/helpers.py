@@ -119,6 +119,21 @@ class Helpers:
         """Print your variables: name, type, size."""
         print("\n".join(self.variables()) or "(no variables yet)")
 
+    def help(self, thing: Any = None) -> None:
+        """Print what a function or class is for and how it is called; without one, which functions there are."""
+        import inspect
+        import pydoc
+
+        if thing is None:
+            print("help(name) for one of:", ", ".join(FUNCTIONS))
+        elif getattr(thing, "__self__", None) is self:
+            call = inspect.signature(thing)
+            plain = [parameter.replace(annotation=parameter.empty) for parameter in call.parameters.values()]
+            call = call.replace(parameters=plain, return_annotation=call.empty)
+            print(f"{thing.__name__}{call}\n\n{inspect.getdoc(thing)}")
+        else:
+            print(pydoc.plain(pydoc.render_doc(thing)))
+
     def budget(self) -> dict[str, Any]:
         """What remains of the run's limits (None: unlimited or unknown)."""
         return self._calls.budget()
@@ -244,7 +259,7 @@ class Helpers:
 FUNCTIONS = (
     "llm_query", "llm_query_batched", "allm_query", "allm_query_batched", "rlm_query", "rlm_query_batched",
     "FINAL", "FINAL_VAR", "SUBMIT", "SHOW_VARS", "budget", "grep", "chunks", "draw_sample", "csv_rows", "json_rows",
-    "line_of", "estimate_tokens",
+    "line_of", "estimate_tokens", "help",
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SIZE = 100_000
 LOOK = 1 << 12
 """Characters at a piece's end that are searched first for the last record that begins there."""
-REACH = 1 << 14
+REACH = 1 << 12
 """A match that marks the beginning of a record and is longer may be missed."""
 BATCH = 1 << 20
 """Characters of small documents that are cut at a time."""
@@ -70,12 +70,12 @@ class Matches:
     began."""
 
     def __init__(self, pattern: re.Pattern[str], look: int = LOOK, reach: int = REACH) -> None:
-        self._search = pattern.search
+        self.pattern = pattern
         self._look = look
         self.reach = reach
 
     def next(self, text: str, first: int, last: int) -> int:
-        match = self._search(text, first, last + self.reach)
+        match = self.pattern.search(text, first, last + self.reach)
         return match.start() if match is not None and match.start() <= last else -1
 
     def last(self, text: str, first: int, last: int) -> int:
@@ -90,7 +90,7 @@ class Matches:
                 place = self.next(text, place + 1, stop) if place < stop else -1
             if found >= 0:
                 return found
-            stop, size = low - 1, 8 * size
+            stop, size = low - 1, stop  # records are long here
         return -1
 
 

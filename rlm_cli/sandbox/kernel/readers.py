@@ -90,12 +90,16 @@ class Rows(Iterator["Any"]):
         return f"<{self.what}: an iterator; for row in rows, next(rows), islice>"
 
 
+def part_of(text: str | Text, start: int, stop: int) -> str:
+    return text.piece(start, stop) if isinstance(text, Text) else text[start:stop]
+
+
 def windows(text: str | Text, start: int = 0, line_ends: str = "\n") -> Iterator[str]:
     """A text from a place on, in parts that end where a line ends."""
     most = text._window if isinstance(text, Text) else WINDOW
     size = most
     while True:
-        part = text[start : start + size]
+        part = part_of(text, start, start + size)
         final = len(part) < size
         end = len(part) if final else 0
         for mark in line_ends:
@@ -175,7 +179,7 @@ class CsvRows(Rows):
     def _read(self, text: str | Text) -> Iterator[Any]:
         csv.field_size_limit(max(csv.field_size_limit(), FIELD))
         start = int(text[:1] == "\ufeff")
-        self.delimiter = self._wanted or sniff(text[start:SNIFFED], self._options)
+        self.delimiter = self._wanted or sniff(part_of(text, start, SNIFFED), self._options)
         self._names, self._before = self._given, 0
         while True:
             lines = CsvLines(text, start)
@@ -296,7 +300,7 @@ class JsonRows(Rows):
         decode = json.JSONDecoder().raw_decode
         size = most = text._window if isinstance(text, Text) else WINDOW
         while True:
-            window = text[start : start + size]
+            window = part_of(text, start, start + size)
             final, at = len(window) < size, 0
             while True:
                 at = BETWEEN.match(window, at).end()  # type: ignore[union-attr]
@@ -328,15 +332,15 @@ def is_cut(error: ValueError, size: int) -> bool:
 
 def array_start(text: str | Text, start: int) -> int | None:
     """Where the items of the array begin, when a text is one; None: it has a value on each line."""
-    head = text[start : start + SNIFFED]
+    head = part_of(text, start, start + SNIFFED)
     blank = len(head) - len(head.lstrip())
     if head[blank : blank + 1] != "[":
         return None
     start += blank
     end = text.find("\n", start)
-    if 0 <= end <= start + WINDOW and text[end : end + SNIFFED].strip():
+    if 0 <= end <= start + WINDOW and part_of(text, end, end + SNIFFED).strip():
         try:
-            json.loads(text[start:end])
+            json.loads(part_of(text, start, end))
         except ValueError:
             return start + 1
         return None
