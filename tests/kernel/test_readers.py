@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm_cli.bench.figures import COUNT_TOKENS
+from rlm_cli.bench.rows import COUNT_TOKENS
 from rlm_cli.sandbox.kernel import readers
 from rlm_cli.sandbox.kernel.readers import CsvRows, JsonRows, sniff, unique
 from rlm_cli.sandbox.kernel.tokens import estimate_tokens
