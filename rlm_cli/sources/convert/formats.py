@@ -32,8 +32,8 @@ class Format:
 
     @property
     def missing(self) -> str:
-        """Why it cannot be converted here; "" when it can."""
-        return f"{self.title} needs {install_command(self.extra)}" if not installed(self.packages) else ""
+        """What it is and what to type so that it can be converted here; "" when it can."""
+        return f"{self.title}: {install_command(self.extra)}" if not installed(self.packages) else ""
 
     @property
     def version(self) -> str:
@@ -48,14 +48,14 @@ FORMATS = (
     Format("docx", "Word", (".docx", ".docm"), (("mammoth", "mammoth"), *MARKDOWN), "docs"),
     Format(
         "sheets",
-        "a spreadsheet",
+        "spreadsheets",
         (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"),
         (("python_calamine", "python-calamine"),),
         "docs",
     ),
     Format("pptx", "PowerPoint", (".pptx", ".pptm")),
     Format("html", "HTML", (".html", ".htm", ".xhtml"), MARKDOWN, "docs"),
-    Format("notebook", "a notebook", (".ipynb",)),
+    Format("notebook", "notebooks", (".ipynb",)),
     Format("sqlite", "SQLite", (".sqlite", ".sqlite3", ".db")),
     Format("parquet", "Parquet", (".parquet",), (("arro3", "arro3-io"),), "parquet"),
 )

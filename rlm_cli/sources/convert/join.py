@@ -84,9 +84,10 @@ def unconverted(title: str, why: str) -> InputError:
 
 def needs_extra(title: str, missing: str) -> InputError:
     """A document named on the command line, without what converts it."""
+    kind, _, command = missing.partition(": ")
     return InputError(
-        f"{title} cannot be read yet: {missing.partition(' needs ')[0]} needs a package that is not installed",
-        hint=missing.partition(" needs ")[2],
+        f"{title} cannot be read yet: what converts {kind} is not installed",
+        hint=command,
         code="extra_missing",
     )
 
@@ -95,7 +96,7 @@ def tell_missing(walk: Walk) -> None:
     """One sentence for all documents that something is missing for."""
     counts = Counter(skip.rule for skip in walk.skips if skip.reason == "unconverted")
     for extra in sorted({form.extra for form in NAMED.values()} - {""}):
-        files = sum(count for rule, count in counts.items() if rule.endswith(f" needs {install_command(extra)}"))
+        files = sum(count for rule, count in counts.items() if rule.endswith(f": {install_command(extra)}"))
         if files:
             documents = "1 document was" if files == 1 else f"{files:,} documents were"
             walk.note(f"{documents} not read: {install_command(extra)} converts them to text")
