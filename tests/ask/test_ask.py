@@ -123,6 +123,14 @@ def test_roots_of_every_habit_reach_their_answer(shell: Shell, policy: str, answ
     assert (done.code, done.out.decode().strip()) == (0, answer)
 
 
+@pytest.mark.parametrize("odd", ["think", "thought", "toolcall", "drop x1", "mid429x1", "nousage", "500x2"])
+def test_odd_models_still_answer(shell: Shell, odd: str) -> None:
+    """Thinking aloud, calling tools nobody offered, breaking off, saying 429 in the middle, counting nothing."""
+    (shell.folder / "a.txt").write_text("one\ntwo\n")
+    done = shell.ask("a.txt", "Q", "--json", root=f"root/lazy/{odd.replace(' ', '')}")
+    assert (done.code, done.json["answer"], done.json["calls"]["total"]) == (0, "8", len(shell.server.requests))
+
+
 @pytest.mark.parametrize(
     ("root", "code", "error"),
     [
@@ -377,5 +385,5 @@ def test_documents_of_all_kinds_answer_like_texts(shell: Shell) -> None:
         },
     )
     for question, answer in (("Bolt", b"Kenya"), ("Acme", b"Norway"), ("Crane", b"Peru")):
-        done = shell.ask("contracts", f"What is the governing law of {question}?", "-m", "offline")
+        done = shell.run("ask", "contracts", f"What is the governing law of {question}?", "-m", "offline")
         assert done.code == 0 and answer in done.out, (done.out, done.err)
