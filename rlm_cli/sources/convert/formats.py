@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import sys
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 from ..encoding import is_binary
@@ -69,7 +71,13 @@ def installed(packages: tuple[tuple[str, str], ...]) -> bool:
 
 
 def install_command(extra: str) -> str:
-    """What to type."""
+    """What to type, by the folder that this rlm is installed in."""
+    prefix = Path(sys.prefix).as_posix()
+    if "/pipx/venvs/" in prefix:
+        return f"pipx runpip rlm-cli install 'rlm-cli[{extra}]'"
+    if "/uv/tools/" in prefix:
+        # It replaces the extras that there were.
+        return "uv tool install 'rlm-cli[docs,parquet,zstd]'"
     return f"pip install 'rlm-cli[{extra}]'"
 
 
