@@ -237,6 +237,6 @@ def too_little_memory(memory: int) -> SandboxError:
     """A kernel needs room for Python itself."""
     return SandboxError(
         f"{memory} bytes of memory are too few for a Python kernel (at least {MIN_MEMORY})",
-        hint="--set sandbox.memory=64MB or more",
+        hint="--set sandbox.memory=64MiB or more",
         code="limit_refused",
     )
