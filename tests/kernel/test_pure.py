@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlm_cli.sandbox.kernel import answers, capture, decoding, display, pieces, search, wire
+from rlm_cli.sandbox.kernel import answer_pieces, answers, capture, decoding, display, search, wire
 from rlm_cli.sandbox.kernel.encoded import Encoded
 from rlm_cli.sandbox.kernel.text import Text
 
@@ -219,7 +219,7 @@ JSON = st.recursive(
 def test_large_json_is_the_same_value(value: Any, pretty: int, batch: int) -> None:
     """Indented as `json.dumps` does it while it is small; beyond that laid out in lines, with the same content."""
     indented = json.dumps(value, ensure_ascii=False, indent=2)
-    text = "".join(pieces.Json(pretty, batch).texts(value))
+    text = "".join(answer_pieces.Json(pretty, batch).texts(value))
     assert json.loads(text) == json.loads(indented)
     assert len(indented) > pretty or text == indented
 
@@ -227,7 +227,7 @@ def test_large_json_is_the_same_value(value: Any, pretty: int, batch: int) -> No
 def test_large_json_has_one_item_a_line() -> None:
     """As it can be searched by line: also within a large list of an object, and of what is read only once."""
     rows = [{"id": number, "name": "é"} for number in range(20_000)]
-    text = "".join(pieces.Json().texts({"rows": (row for row in rows), "n": 1, "keys": dict.fromkeys("ab", 1).keys()}))
+    text = "".join(answer_pieces.Json().texts({"rows": (row for row in rows), "n": 1, "keys": dict.fromkeys("ab", 1).keys()}))
     assert json.loads(text) == {"rows": rows, "n": 1, "keys": ["a", "b"]}
     assert text.splitlines()[:3] == ["{", '"rows": [', '{"id": 0, "name": "é"},']
     assert text.splitlines()[-5:] == [

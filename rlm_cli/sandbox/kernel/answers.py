@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .link import Link
-    from .pieces import Pieces
+    from .answer_pieces import Pieces
 
 _ident = get_ident
 
@@ -39,7 +39,7 @@ def as_sent(value: Any) -> Iterator[tuple[str, bytes | memoryview, bool]]:
 
     What has no JSON form is text, as long as that shows before the first part is gone; afterwards it is an error.
     """
-    from .pieces import can_be_json, pieces, text_pieces
+    from .answer_pieces import can_be_json, pieces, text_pieces
 
     try:
         found = parts(pieces(value))
