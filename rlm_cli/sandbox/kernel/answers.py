@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from .link import Link
     from .answer_pieces import Pieces
+    from .link import Link
 
 _ident = get_ident
 
