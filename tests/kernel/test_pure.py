@@ -201,7 +201,9 @@ def test_large_json_is_the_same_value(value: Any, pretty: int, batch: int) -> No
 def test_large_json_has_one_item_a_line() -> None:
     """As it can be searched by line: also within a large list of an object, and of what is read only once."""
     rows = [{"id": number, "name": "é"} for number in range(20_000)]
-    text = "".join(answer_pieces.Json().texts({"rows": (row for row in rows), "n": 1, "keys": dict.fromkeys("ab", 1).keys()}))
+    text = "".join(
+        answer_pieces.Json().texts({"rows": (row for row in rows), "n": 1, "keys": dict.fromkeys("ab", 1).keys()})
+    )
     assert json.loads(text) == {"rows": rows, "n": 1, "keys": ["a", "b"]}
     assert text.splitlines()[:3] == ["{", '"rows": [', '{"id": 0, "name": "é"},']
     assert text.splitlines()[-5:] == [
