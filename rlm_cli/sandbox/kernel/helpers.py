@@ -93,7 +93,11 @@ class Helpers:
     # -- answering
 
     def FINAL(self, value: Any) -> None:  # noqa: N802 - the paper's name
-        """Submit the answer to the question: text, bytes, or anything JSON can hold. The last one counts."""
+        """Submit the answer to the question: text, bytes, or anything JSON can hold. The last one counts.
+
+        It may be of any size, and need not fit in memory: a Path (or an open file) stands for what is in the file, a
+        generator of text or bytes for what it yields, put together.
+        """
         self._answers.submit(value)
 
     def FINAL_VAR(self, name: Any) -> None:  # noqa: N802
