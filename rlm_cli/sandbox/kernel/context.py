@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from array import array
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -26,6 +27,9 @@ CACHE_BYTES = 64 * 1024 * 1024
 """Memory for decoded documents that are kept: saves the cost of going through a corpus twice."""
 MEASURE_BYTES = 16 * 1024 * 1024
 """Bytes read to count lines; beyond it the count is extrapolated."""
+SAMPLE_BYTES = 32 * 1024
+SAMPLES = 64
+"""Places of a huge document where so many bytes are looked at when it is opened."""
 
 
 class ContextError(Exception):
@@ -180,18 +184,29 @@ class Library:
         self.text_limit = text_limit
         self.store = Store()
 
-    def open_text(self, entry: Entry) -> tuple[str | Text, bool]:
-        """A document as text, and whether it is known to be lossy: the one place that decides what a huge document
-        becomes. Raises `LookupError`, `OSError`."""
-        if entry.size <= self.text_limit:
-            return decode(self.store.read(entry), entry.encoding)
+    def open_text(self, entry: Entry) -> str | Text:
+        """A document as text: the one place that decides what a huge document becomes. Raises `LookupError`,
+        `OSError`."""
+        if entry.size > self.text_limit:
+            return Text(self.open_source(entry), self.text_limit)
+        return decode(self.store.read(entry), entry.encoding)[0]
+
+    def open_source(self, entry: Entry) -> Encoded:
+        """A huge document's bytes as characters. That they are not UTF-8 may show when a cell is far into them."""
 
         def read(start: int, size: int) -> bytes:
             return self.store.read_range(entry, start, size)
 
-        source = Encoded(read, entry.size, entry.encoding)
+        def on_lossy(place: int) -> None:
+            note = f"{entry.name}: not valid UTF-8 at byte {place:,}, so all of it is read as Latin-1"
+            try:
+                sys.stderr.write(f"[kernel] {note}\n")
+            except Exception:  # a cell may have closed or replaced it
+                pass
+
+        source = Encoded(read, entry.size, entry.encoding, on_lossy=on_lossy)
         source.look_ahead()
-        return Text(source, self.text_limit), source.lossy
+        return source
 
 
 class Documents(Mapping[str, "str | Text"]):
@@ -218,7 +233,7 @@ class Documents(Mapping[str, "str | Text"]):
             if text is not None:
                 self._cache.move_to_end(number)
                 return text
-        text, _ = self._library.open_text(self._library.index[number])
+        text = self._library.open_text(self._library.index[number])
         self._keep(number, text)
         return text
 
@@ -328,12 +343,25 @@ def check_ranges(index: Index, sizes: dict[str, int]) -> None:
 
 
 def attach_one(library: Library) -> tuple[str | Text, dict[str, Any]]:
-    text, lossy = library.open_text(library.index[0])
-    if isinstance(text, Text):
-        lines = estimated_lines(library)
-        return text, {"kind": "text", "chars": None, "lines": lines, "lines_exact": False, "lossy": int(lossy)}
-    facts = {"kind": "str", "chars": len(text), "lines": count_lines(text), "lines_exact": True, "lossy": int(lossy)}
+    entry = library.index[0]
+    if entry.size > library.text_limit:
+        source = library.open_source(entry)
+        lines = estimated_lines(source)
+        facts = {
+            "kind": "text",
+            "chars": None,
+            "lines": lines,
+            "lines_exact": False,
+            "lossy": count_lossy(source.lossy),
+        }
+        return Text(source, library.text_limit), facts
+    text, bad = decode(library.store.read(entry), entry.encoding)
+    facts = {"kind": "str", "chars": len(text), "lines": count_lines(text), "lines_exact": True, "lossy": int(bad)}
     return text, facts
+
+
+def count_lossy(lossy: bool | None) -> int | None:
+    return None if lossy is None else int(lossy)
 
 
 def count_lines(text: str) -> int:
@@ -341,13 +369,16 @@ def count_lines(text: str) -> int:
     return text.count("\n") + bool(text and not text.endswith("\n"))
 
 
-def estimated_lines(library: Library) -> int:
-    """Of one huge document, from pieces spread over all of it."""
-    entry = library.index[0]
-    size = min(entry.size, MEASURE_BYTES // 64)
-    starts = range(0, entry.size - size + 1, max(1, (entry.size - size) // 63))
-    found = sum(library.store.read_range(entry, start, size).count(b"\n") for start in starts)
-    return round(found * entry.size / (len(starts) * size))
+def estimated_lines(source: Encoded) -> int:
+    """Of one huge document, from pieces spread over all of it; which also may show that it is not UTF-8."""
+    size = min(source.size, SAMPLE_BYTES)
+    starts = range(0, source.size - size + 1, max(1, (source.size - size) // (SAMPLES - 1)))
+    found = 0
+    for start in starts:
+        piece = source.read(start, start + size)
+        found += piece.count(b"\n")
+        source.look_at(piece)
+    return round(found * source.size / (len(starts) * size))
 
 
 def measure(library: Library) -> dict[str, Any]:
@@ -370,5 +401,5 @@ def measure(library: Library) -> dict[str, Any]:
         "chars": chars if exact else None,
         "lines": lines if exact else round(lines * total / max(seen, 1)),
         "lines_exact": exact,
-        "lossy": lossy,
+        "lossy": lossy if exact or lossy else None,
     }

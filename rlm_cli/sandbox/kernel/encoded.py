@@ -29,16 +29,28 @@ STATEFUL = ("iso2022", "utf_7", "utf7", "hz", "idna", "punycode", "unicode_escap
 LATIN = ("latin-1", "iso8859_1")
 LONGEST = 8
 """More bytes than any character has."""
+CHARACTER = 4
+"""The most bytes that a character has."""
 
 
 class Encoded:
     """Characters of `size` bytes that `read` gives, read as `decoding.decode` does. Offsets count characters.
+    `on_lossy` is called with the place of the first byte that is not UTF-8 when such a one is met late.
 
     Raises `LookupError` for a codec that does not exist or cannot be read in pieces, `OSError` from `read`.
     """
 
-    def __init__(self, read: Read, size: int, encoding: str = "auto", stride: int = STRIDE, run: int = RUN) -> None:
+    def __init__(
+        self,
+        read: Read,
+        size: int,
+        encoding: str = "auto",
+        stride: int = STRIDE,
+        run: int = RUN,
+        on_lossy: Callable[[int], object] | None = None,
+    ) -> None:
         self._read = read
+        self._on_lossy = on_lossy
         self._stride = max(stride, LONGEST)
         self._run = max(run, 2 * LONGEST)
         self._start, self.codec, self.errors = self._choose(encoding, size)
@@ -77,18 +89,40 @@ class Encoded:
         return self._count
 
     @property
-    def lossy(self) -> bool:
-        """Whether it is known to be read as Latin-1 for want of valid UTF-8."""
+    def fewest(self) -> int:
+        """At least so many characters it has; known without reading any further. `size`: at most so many."""
+        return self._count + -(-(self.size - self._done) // CHARACTER)
+
+    @property
+    def end(self) -> int:
+        """Where the last character's bytes end."""
+        return self.size
+
+    @property
+    def what(self) -> str:
+        return f"{self.size:,} bytes"
+
+    @property
+    def lossy(self) -> bool | None:
+        """Whether its bytes are not valid in their encoding. None: not known (before more of it is read)."""
+        if self.auto or (self.errors == "replace" and self.codec not in LATIN):
+            return None
         return self.errors == "lossy"
 
     def look_ahead(self) -> None:
         """Read a first piece: what is not UTF-8 mostly shows at once, and then there is no table to build."""
-        if self.auto:
-            head = self.read(0, min(self._run, self.size))
-            try:
-                self._decode(head, final=len(head) == self.size)
-            except UnicodeDecodeError:
-                self._become_latin()
+        head = self.read(0, min(self._run, self.size))
+        self.look_at(head, first=True, final=len(head) == self.size)
+
+    def look_at(self, piece: bytes, *, first: bool = False, final: bool = False) -> None:
+        """Notice, in any piece of it, that it is not UTF-8."""
+        if not self.auto:
+            return
+        cut = 0 if first else next((at for at, byte in enumerate(piece[:3]) if byte & 0xC0 != 0x80), 3)
+        try:
+            self._decode(piece[cut:], final=final)
+        except UnicodeDecodeError:
+            self._become_latin()
 
     def _cover(self, char: int) -> None:
         """Extend the table over the character `char`, if there is one."""
@@ -109,8 +143,11 @@ class Encoded:
         """One read further. An interrupt may come at any call: the table is whole after each of them."""
         try:
             self._grow_by_run()
-        except UnicodeDecodeError:
+        except UnicodeDecodeError as error:
+            place = self._start + self._done + error.start
             self._become_latin()
+            if self._on_lossy is not None:
+                self._on_lossy(place)
         self.auto = self.auto and self._done < self.size
 
     def _become_latin(self) -> None:
@@ -242,6 +279,60 @@ class Encoded:
             return text.encode(self.codec)
         except UnicodeEncodeError:
             return b""
+
+
+class Span:
+    """Characters [first, last) of an `Encoded`, with the same face; `last` None: up to its end, wherever that is."""
+
+    def __init__(self, source: Encoded | Span, first: int, last: int | None) -> None:
+        self.source: Encoded
+        self.first: int
+        self.last: int | None
+        if isinstance(source, Span):
+            ends = [end for end in (source.last, None if last is None else source.first + last) if end is not None]
+            self.source, self.first, self.last = source.source, source.first + first, min(ends, default=None)
+        else:
+            self.source, self.first, self.last = source, first, last
+
+    def __len__(self) -> int:
+        count = len(self.source)
+        return max(0, (count if self.last is None else min(count, self.last)) - self.first)
+
+    @property
+    def fewest(self) -> int:
+        fewest = self.source.fewest
+        return max(0, (fewest if self.last is None else min(fewest, self.last)) - self.first)
+
+    @property
+    def size(self) -> int:
+        size = self.source.size
+        return max(0, (size if self.last is None else min(size, self.last)) - self.first)
+
+    @property
+    def end(self) -> int:
+        return self.source.end if self.last is None else self.source.byte_at(self.last)
+
+    @property
+    def what(self) -> str:
+        return f"part of a document of {self.source.what}"
+
+    def read(self, start: int, stop: int) -> bytes:
+        return self.source.read(start, stop)
+
+    def byte_at(self, char: int) -> int:
+        number = self.first + char
+        return self.source.byte_at(number if self.last is None else min(number, self.last))
+
+    def char_at(self, position: int) -> int:
+        return self.source.char_at(position) - self.first
+
+    def text(self, start: int, stop: int) -> str:
+        stop += self.first
+        stop = stop if self.last is None else min(stop, self.last)
+        return self.source.text(min(self.first + start, stop), stop)
+
+    def needle(self, text: str) -> bytes | None:
+        return self.source.needle(text)
 
 
 def is_single_byte(codec: str) -> bool:

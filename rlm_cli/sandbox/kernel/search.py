@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from .text import Cut
+    from .parts import Cut
 
 LINE_SHOWN = 500
 HITS_SHOWN = 200
@@ -150,8 +150,7 @@ def hits_in_text(pattern: re.Pattern[str], name: str, text: Text) -> Iterator[Hi
             line += newlines(window, counted, start, text)
             counted = start
             span = window.base + match.start(), window.base + match.end()
-            text.fits(end - start, "the line of a match")
-            yield Hit(name, line, text.piece(start, end).rstrip("\r"), span)
+            yield Hit(name, line, text[start:end].rstrip("\r"), span)
             at = end + 1
         if window.final:
             return
