@@ -6,19 +6,21 @@ import copy
 import io
 import json
 import re
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm_cli.sandbox.kernel import bridges, decoding, regex, search
+from rlm_cli.sandbox.kernel import bridges, context, decoding, regex, search
 from rlm_cli.sandbox.kernel.encoded import Encoded
 from rlm_cli.sandbox.kernel.parts import Parts
 from rlm_cli.sandbox.kernel.text import EVERY, Text, TextTooLarge
 
-from .local import kernel, run
+from .local import kernel, run, write_index
 
 ALPHABET = "ab,  \n\r\té€😀\x0b\x1c\x85\u2028\ufffdÃ"
 STRINGS = st.text(alphabet=ALPHABET, max_size=120) | st.text(alphabet="ab", max_size=120)
@@ -255,7 +257,7 @@ def test_comparing(both: tuple[str, Text], other: str) -> None:
     assert [text < other, text <= other, text > other, text >= other] == [
         string < other, string <= other, string > other, string >= other,
     ]  # fmt: skip
-    assert [other < text, other >= text, max(text, other) == max(string, other)] == [  # type: ignore[type-var]
+    assert [other < text, other >= text, max(text, other) == max(string, other)] == [
         other < string, other >= string, True,
     ]  # fmt: skip
     assert (f"{text!s:>5}", "%s" % text, "{}".format(text), str(text)) == (f"{string:>5}", string, string, string)  # noqa: UP031, UP032
@@ -547,3 +549,49 @@ def test_valid_utf8_is_not_called_lossy_by_its_samples() -> None:
     """Samples begin and end in the middle of characters."""
     facts, shown = probe({"doc": "\u20ac\U0001f600".encode() * 500_000}, ["len(context)"], text_limit=100)
     assert (facts.lossy, shown) == (None, ["1000000"])
+
+
+@given(
+    names=st.lists(st.text(max_size=6) | st.sampled_from(["a/\udcff", "\ud800", "", "a\nb"]), max_size=40), other=SHORT
+)
+def test_names_are_a_list_and_a_dict(names: list[str], other: str) -> None:
+    """Also of names that no encoding has; of two that are equal the last is found."""
+    ours = context.Names()
+    for name in names:
+        ours.append(name)
+    numbers = {name: number for number, name in enumerate(names)}
+    assert (list(ours), len(ours), ours[1:-1], ours[::-2]) == (names, len(names), names[1:-1], names[::-2])
+    assert [ours.number(name) for name in [*names, other]] == [numbers.get(name) for name in [*names, other]]
+    assert [outcome(ours.__getitem__, at) for at in (0, -1, 40)] == [
+        outcome(names.__getitem__, at) for at in (0, -1, 40)
+    ]  # fmt: skip
+    assert (other in ours) is (other in numbers)
+
+
+def test_going_through_many_documents_holds_few_of_them() -> None:
+    """items() and values() in order, with names of any characters; the cache stays below its limit with tiny ones."""
+    documents = {f"folder/{number}\udcff.txt": b"x%d" % number for number in range(9000)}
+    codes = [
+        "all(text == 'x' + name[7:-5] for name, text in context.items()), len(context.items()), len(context.values())",
+        "''.join(context.values()) == ''.join(f'x{n}' for n in range(9000)), list(context)[:2], [*context][-1]",
+        "context['folder/8999\\udcff.txt'], context.get('folder/1\\udcff.txt'), context.get('folder/1', 7), 5 in context",
+        "('folder/2\\udcff.txt', 'x2') in context.items(), 'x8998' in context.values(), context.get('nothing')",
+    ]
+    facts, shown = probe(documents, codes, text_limit=1000)
+    assert (facts.kind, facts.documents, facts.lossy) == ("documents", 9000, 0)
+    assert shown == [
+        "(True, 9000, 9000)",
+        "(True, ['folder/0\\udcff.txt', 'folder/1\\udcff.txt'], 'folder/8999\\udcff.txt')",
+        "('x8999', 'x1', 7, False)",
+        "(True, True, None)",
+    ]
+
+
+def test_a_cache_of_tiny_documents_counts_what_an_entry_costs() -> None:
+    """A million documents of a few bytes would take ten times their text."""
+    with tempfile.TemporaryDirectory() as folder:
+        lines = write_index(Path(folder), {str(number): b"tiny" for number in range(500)})
+        library = context.Library(context.parse_index(lines.splitlines()), 1000)
+        documents = context.Documents(library, cache_bytes=10_000)
+        assert [*documents.values()] == ["tiny"] * 500
+        assert len(documents._cache) < 10_000 // 200
