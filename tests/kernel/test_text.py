@@ -39,15 +39,22 @@ def text_of(data: bytes, encoding: str = "auto", *, most: int = 1000, window: in
     return Text(encoded(data, encoding), most, window, WINDOWS)
 
 
+def string_of(data: bytes, encoding: str) -> str:
+    """What a Text of `data` stands for: as a small document is read, but for which encoding "auto" is."""
+    source = encoded(data, encoding)
+    len(source)
+    return decoding.decode(data, encoding)[0] if encoding != "auto" else data.decode(source.codec, "replace")
+
+
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[str, Text]:
     """A string, and a Text of its bytes in some encoding, or of Latin-1 that is not UTF-8."""
     string, encoding = draw(STRINGS), draw(ENCODINGS | st.just("latin"))
     if encoding == "latin":
-        data = string.encode("latin-1", "ignore") + b"\xff"
+        data = b"\xff" + string.encode("latin-1", "ignore")
         return data.decode("latin-1"), text_of(data)
     data = string.encode("utf-8" if encoding == "auto" else encoding)
-    return decoding.decode(data, encoding)[0], text_of(data, encoding)
+    return string_of(data, encoding), text_of(data, encoding)
 
 
 @st.composite
@@ -63,7 +70,7 @@ def damaged(draw: st.DrawFn) -> tuple[str, Text]:
         )
     )
     encoding = draw(st.sampled_from(["utf-8", "cp1252", "utf-16-le", "auto", "utf-32-be", "shift_jis"]))
-    return decoding.decode(data, encoding)[0], text_of(data, encoding)
+    return string_of(data, encoding), text_of(data, encoding)
 
 
 BOTH = pairs() | damaged()
@@ -368,7 +375,7 @@ def test_an_interrupt_leaves_the_text_whole(string: str, damage: bool, stops: se
             except KeyboardInterrupt:
                 pass
 
-    expected = decoding.decode(data)[0]
+    expected = string_of(data, "auto")
     text = Text(Encoded(read, len(data), stride=8, run=16), 1000, 5, WINDOWS)
     lines = text.splitlines()
     assert insist(lambda: text[3:5]) == expected[3:5]
@@ -527,22 +534,48 @@ def test_a_document_that_is_not_utf8_is_known_to_be_lossy(before: int) -> None:
     assert (facts.kind, facts.lossy, shown) == ("text", 1, [f"('caf\xe9', {before + 300_000})"])
 
 
-def test_what_turns_out_not_to_be_utf8_is_said() -> None:
-    """One bad byte that no sample shows: nothing is claimed before it is read, and then the cell is told."""
-    data = b"x" * 5_000_000 + b"\xff" + b"x" * 5_000_000
+@pytest.mark.parametrize(
+    ("before", "shown", "said"),
+    [(b"x", "\u00ff", "all of it is read as Latin-1"), (b"\xc3\xa9", "\ufffd", "such bytes are read as \\ufffd")],
+)
+def test_what_turns_out_not_to_be_utf8_is_said(before: bytes, shown: str, said: str) -> None:
+    """One bad byte that no sample shows: nothing is claimed before it is read, and then the cell is told, once. What
+    was UTF-8 until there stays so."""
+    data = before * 5_000_000 + b"\xff" + before * 5_000_000
 
     async def main() -> None:
         async with kernel({"doc": data}, text_limit=100) as k:
             assert k.facts.lossy is None
-            first, second = await k.run("len(context), context[5_000_000]"), await k.run("context.count('\u00ff')")
-            assert first.stdout.head == "(10000001, '\u00ff')\n"
-            assert (
-                first.stderr.head
-                == "[kernel] doc: not valid UTF-8 at byte 5,000,000, so all of it is read as Latin-1\n"
-            )
+            first, second = await k.run("len(context), context[5_000_000]"), await k.run(f"context.count('{shown}')")
+            assert first.stdout.head == f"(10000001, '{shown}')\n"
+            place = 5_000_000 * len(before)
+            assert first.stderr.head == f"[kernel] doc: not valid UTF-8 at byte {place:,}; {said}\n"
             assert (second.stdout.head, second.stderr.head) == ("1\n", "")
 
     run(main)
+
+
+@pytest.mark.parametrize(
+    ("data", "codec", "lossy"),
+    [
+        (b"x" * 5000, "utf-8", None), (b"x" * 10, "utf-8", None), (b"\xe9" * 5000, "latin-1", True),
+        ("\u20ac".encode() * 2000, "utf-8", None), (b"\xe9" + "\u20ac".encode() * 2000, "utf-8", True),
+        (b"x" * 3000 + b"\xe9" * 500, "latin-1", True),
+        (b"\xff\xfea", "utf-16-le", None), (b"\xef\xbb\xbfa", "utf-8", None),
+    ],
+)  # fmt: skip
+def test_samples_decide_on_the_encoding(data: bytes, codec: str, lossy: bool | None) -> None:
+    """UTF-8 where any sample is; else Latin-1 where any is not; nothing else of the document is read."""
+    reads: list[int] = []
+
+    def read(start: int, size: int) -> bytes:
+        reads.append(size)
+        return data[start : start + size]
+
+    source = Encoded(read, len(data), stride=8, run=100)
+    source.survey(8, 30)
+    assert (source.codec, source.lossy) == (codec, lossy)
+    assert sum(reads) <= 4 + 100 + 9 * 30
 
 
 def test_valid_utf8_is_not_called_lossy_by_its_samples() -> None:
@@ -574,7 +607,7 @@ def test_going_through_many_documents_holds_few_of_them() -> None:
     codes = [
         "all(text == 'x' + name[7:-5] for name, text in context.items()), len(context.items()), len(context.values())",
         "''.join(context.values()) == ''.join(f'x{n}' for n in range(9000)), list(context)[:2], [*context][-1]",
-        "context['folder/8999\\udcff.txt'], context.get('folder/1\\udcff.txt'), context.get('folder/1', 7), 5 in context",
+        "context['folder/8999\\udcff.txt'], context.get('folder/1\\udcff.txt'), context.get('no', 7), 5 in context",
         "('folder/2\\udcff.txt', 'x2') in context.items(), 'x8998' in context.values(), context.get('nothing')",
     ]
     facts, shown = probe(documents, codes, text_limit=1000)

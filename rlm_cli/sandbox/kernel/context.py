@@ -260,25 +260,26 @@ class Library:
         """A document as text: the one place that decides what a huge document becomes. Raises `LookupError`,
         `OSError`."""
         if entry.size > self.text_limit:
-            return Text(self.open_source(entry), self.text_limit)
+            return Text(self.open_source(entry)[0], self.text_limit)
         return decode(self.store.read(entry), entry.encoding)[0]
 
-    def open_source(self, entry: Entry) -> Encoded:
-        """A huge document's bytes as characters. That they are not UTF-8 may show when a cell is far into them."""
+    def open_source(self, entry: Entry) -> tuple[Encoded, int]:
+        """A huge document's bytes as characters, and an estimate of its lines. That its bytes are not valid may show
+        when a cell is far into it."""
 
         def read(start: int, size: int) -> bytes:
             return self.store.read_range(entry, start, size)
 
-        def on_lossy(place: int) -> None:
-            note = f"{entry.name}: not valid UTF-8 at byte {place:,}, so all of it is read as Latin-1"
+        def on_lossy(place: int, codec: str) -> None:
+            result = "all of it is read as Latin-1" if codec == "latin-1" else "such bytes are read as \\ufffd"
             try:
-                sys.stderr.write(f"[kernel] {note}\n")
+                sys.stderr.write(f"[kernel] {entry.name}: not valid UTF-8 at byte {place:,}; {result}\n")
             except Exception:  # a cell may have closed or replaced it
                 pass
 
         source = Encoded(read, entry.size, entry.encoding, on_lossy=on_lossy)
-        source.look_ahead()
-        return source
+        newlines, seen = source.survey(SAMPLES, SAMPLE_BYTES)
+        return source, round(newlines * source.size / max(seen, 1))
 
 
 class Documents(Mapping[str, "str | Text"]):
@@ -451,8 +452,7 @@ def check_ranges(index: Index, sizes: dict[str, int]) -> None:
 def attach_one(library: Library) -> tuple[str | Text, dict[str, Any]]:
     entry = library.index[0]
     if entry.size > library.text_limit:
-        source = library.open_source(entry)
-        lines = estimated_lines(source)
+        source, lines = library.open_source(entry)
         facts = {
             "kind": "text",
             "chars": None,
@@ -473,18 +473,6 @@ def count_lossy(lossy: bool | None) -> int | None:
 def count_lines(text: str) -> int:
     """Lines as an editor counts them: the last one needs no newline."""
     return text.count("\n") + bool(text and not text.endswith("\n"))
-
-
-def estimated_lines(source: Encoded) -> int:
-    """Of one huge document, from pieces spread over all of it; which also may show that it is not UTF-8."""
-    size = min(source.size, SAMPLE_BYTES)
-    starts = range(0, source.size - size + 1, max(1, (source.size - size) // (SAMPLES - 1)))
-    found = 0
-    for start in starts:
-        piece = source.read(start, start + size)
-        found += piece.count(b"\n")
-        source.look_at(piece)
-    return round(found * source.size / (len(starts) * size))
 
 
 def measure(library: Library) -> dict[str, Any]:

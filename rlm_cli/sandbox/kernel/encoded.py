@@ -1,9 +1,11 @@
 """A huge document's bytes seen as characters: decoded in pieces, with a sparse table of where characters begin.
 
 The table has one entry for a run of bytes that are one character each (all of an ASCII file is one entry) and one
-for every `stride` bytes of anything else. It is built in one pass, only as far as it is needed, and the same pass
-decides whether a document without a byte order mark is UTF-8. Up to the first byte beyond ASCII, UTF-8 and Latin-1
-agree, so that offsets given out before the pass is complete stay true.
+for every `stride` bytes of anything else. It is built in one pass, only as far as it is needed.
+
+A document without a byte order mark is UTF-8 when a piece with bytes beyond ASCII is valid UTF-8, which other
+encodings hardly ever are, and Latin-1 when no such piece is. It is decided by samples or, where they are all ASCII, by
+the first megabyte that is not: until there, UTF-8 and Latin-1 agree, so that offsets given out before stay true.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ CHARACTER = 4
 
 class Encoded:
     """Characters of `size` bytes that `read` gives, read as `decoding.decode` does. Offsets count characters.
-    `on_lossy` is called with the place of the first byte that is not UTF-8 when such a one is met late.
+    `on_lossy` is called with the place of the first byte that is met and is not UTF-8, and the codec in use.
 
     Raises `LookupError` for a codec that does not exist or cannot be read in pieces, `OSError` from `read`.
     """
@@ -47,7 +49,7 @@ class Encoded:
         encoding: str = "auto",
         stride: int = STRIDE,
         run: int = RUN,
-        on_lossy: Callable[[int], object] | None = None,
+        on_lossy: Callable[[int, str], object] | None = None,
     ) -> None:
         self._read = read
         self._on_lossy = on_lossy
@@ -57,13 +59,13 @@ class Encoded:
         self.size = size - self._start
         """Bytes without the byte order mark."""
         self.auto = self.errors == "strict"
-        """Whether it may still turn out to be Latin-1."""
+        """Whether nothing beyond ASCII was seen yet, so that it may still be Latin-1."""
+        self._damaged = False
         self._lock = RLock()  # guards the table while it grows
         self._bytes = array("Q", [0])
         self._chars = array("Q", [0])
         self._done = 0
         self._count = 0
-        self._beyond_ascii = False
         self._kept: tuple[int, str] = (-1, "")
         if is_single_byte(self.codec):
             self._done = self._count = self.size
@@ -104,40 +106,50 @@ class Encoded:
 
     @property
     def lossy(self) -> bool | None:
-        """Whether its bytes are not valid in their encoding. None: not known (before more of it is read)."""
-        if self.auto or (self.errors == "replace" and self.codec not in LATIN):
-            return None
-        return self.errors == "lossy"
+        """Whether its bytes are not valid in their encoding. None: none such was met, and not all of it was read."""
+        if self.errors == "lossy" or self._damaged:
+            return True
+        return False if self.codec in LATIN or (self.errors == "strict" and self._done == self.size) else None
 
-    def look_ahead(self) -> None:
-        """Read a first piece: what is not UTF-8 mostly shows at once, and then there is no table to build."""
+    def survey(self, places: int, size: int) -> tuple[int, int]:
+        """Decide on the encoding, if a first piece and `places` of `size` bytes spread over all of it show it.
+        Returns newlines and bytes in the latter."""
         head = self.read(0, min(self._run, self.size))
-        self.look_at(head, first=True, final=len(head) == self.size)
-
-    def look_at(self, piece: bytes, *, first: bool = False, final: bool = False) -> None:
-        """Notice, in any piece of it, that it is not UTF-8."""
-        if not self.auto:
-            return
-        cut = 0 if first else next((at for at, byte in enumerate(piece[:3]) if byte & 0xC0 != 0x80), 3)
-        try:
-            self._decode(piece[cut:], final=final)
-        except UnicodeDecodeError:
+        valid = self._is_utf8(head, final=len(head) == self.size)
+        size = min(self.size, size)
+        starts = range(0, self.size - size + 1, max(1, (self.size - size) // max(1, places - 1)))
+        newlines = 0
+        for start in starts:
+            piece = self.read(start, start + size)
+            newlines += piece.count(b"\n")
+            if self.auto:
+                cut = next((at for at, byte in enumerate(piece[:3]) if byte & 0xC0 != 0x80), 3) if start else 0
+                valid = self._is_utf8(piece[cut:]) and valid
+        if self.auto and not valid:
             self._become_latin()
+        self._damaged = not valid
+        return newlines, len(starts) * size
+
+    def _is_utf8(self, piece: bytes, *, final: bool = False) -> bool:
+        """Whether a piece that begins with a character may be UTF-8. Settles that it is, when it is not all ASCII."""
+        if self.errors == "strict" and not piece.isascii():
+            try:
+                self._decode(piece, final=final)
+            except UnicodeDecodeError:
+                return False
+            self.auto = False
+        return True
 
     def _cover(self, char: int) -> None:
         """Extend the table over the character `char`, if there is one."""
         with self._lock:
-            while (self._count <= char or self._unsettled()) and self._done < self.size:
+            while self._count <= char and self._done < self.size:
                 self._grow()
 
     def _cover_byte(self, position: int) -> None:
         with self._lock:
-            while (self._done < position or self._unsettled()) and self._done < self.size:
+            while self._done < position and self._done < self.size:
                 self._grow()
-
-    def _unsettled(self) -> bool:
-        """Whether bytes beyond ASCII were seen, and not yet all of what decides how to read them."""
-        return self.auto and self._beyond_ascii
 
     def _grow(self) -> None:
         """One read further. An interrupt may come at any call: the table is whole after each of them."""
@@ -145,10 +157,13 @@ class Encoded:
             self._grow_by_run()
         except UnicodeDecodeError as error:
             place = self._start + self._done + error.start
-            self._become_latin()
+            if self.auto:
+                self._become_latin()
+            else:
+                self.errors = "replace"
+            self._damaged = True
             if self._on_lossy is not None:
-                self._on_lossy(place)
-        self.auto = self.auto and self._done < self.size
+                self._on_lossy(place, self.codec)
 
     def _become_latin(self) -> None:
         firsts, counts = array("Q", [0]), array("Q", [0])
@@ -161,7 +176,9 @@ class Encoded:
         if data.isascii() and self._plain():
             self._add(len(data), len(data))
             return
-        self._beyond_ascii = True
+        if self.auto:
+            self._decode(data, final=self._done + len(data) == self.size)
+            self.auto = False
         at = 0
         while at < len(data):
             piece = data[at : at + self._stride]
@@ -271,9 +288,11 @@ class Encoded:
         """The bytes that stand for `text` and for nothing else, b"" when it cannot occur; None when only decoded text
         can be searched."""
         if not text.isascii():
-            self._cover_byte(self.size)  # which bytes these are depends on the codec
+            with self._lock:
+                while self.auto and self._done < self.size:  # which bytes these are depends on the codec
+                    self._grow()
         searchable = self._plain() or self.codec in LATIN
-        if not searchable or (self.errors == "replace" and "\ufffd" in text):
+        if not searchable or ("\ufffd" in text and self.codec not in LATIN):
             return None
         try:
             return text.encode(self.codec)
