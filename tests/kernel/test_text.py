@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlm_cli.sandbox.kernel import bridges, context, decoding, regex, search
@@ -241,6 +241,7 @@ CALLS: list[tuple[str, tuple[Any, ...]]] = [
 ]  # fmt: skip
 
 
+@settings(max_examples=40)  # of each of a hundred calls
 @given(both=BOTH)
 @pytest.mark.parametrize(("name", "arguments"), CALLS)
 def test_methods(both: tuple[str, Text], name: str, arguments: tuple[Any, ...]) -> None:
