@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlm_cli.sandbox.kernel import bridges, context, decoding, regex, search
+from rlm_cli.sandbox.kernel import bridges, context, decoding, pieces, regex, search
 from rlm_cli.sandbox.kernel.encoded import Encoded
 from rlm_cli.sandbox.kernel.parts import Parts
 from rlm_cli.sandbox.kernel.text import EVERY, Text, TextTooLarge
@@ -137,7 +137,6 @@ def test_lazy_sequences(
     cases: list[tuple[Callable[[], Any], list[str]]] = [
         (lambda: text.splitlines(keepends), string.splitlines(keepends)),
         (text.split, string.split()),
-        (lambda: text.chunks(7, 2), search.chunks(string, 7, 2)),
     ]
     if sep:
         cases.append((lambda: text.split(sep), string.split(sep)))
@@ -216,7 +215,7 @@ def test_what_does_not_fit_is_a_text_again(
     assert [plain(word) for word in part.split()] == expected.split()
     pairs = [(text.splitlines(keepends), string.splitlines(keepends)), (text.split(), string.split())]
     pairs += [(text.split(sub), string.split(sub))] if sub else []
-    pairs += [(text.chunks(most), search.chunks(string, most))]
+    pairs += [(text.chunks(most), pieces.chunks(string, most))]
     for found, real in pairs:
         assert [plain(item) for item in found] == real
         assert all(isinstance(item, str) for item in found if len(item) <= most)
@@ -292,7 +291,7 @@ def test_one_line_that_does_not_fit() -> None:
     with pytest.raises(TextTooLarge, match="Stream it"):
         regex.sub(re.compile(","), "", text)
     assert regex.split(re.compile(","), text) == [string]
-    assert list(text.chunks(1000)) == search.chunks(string, 1000)
+    assert list(text.chunks(1000)) == pieces.chunks(string, 1000)
     assert (text.find("\u00e9"), text.count("xx"), len(regex.findall(re.compile("x{3}"), text))) == (5007, 2500, 1666)
 
 
@@ -517,7 +516,7 @@ def test_a_huge_document_among_others() -> None:
     codes = [
         "{name: type(text).__name__ for name, text in context.items()}",
         "context.grep('needle')",
-        "sum(text.count('hay') for text in context.values()), [name for name, piece in chunks(size=4900)]",
+        "sum(text.count('hay') for text in context.values()), [piece.document for piece in chunks(size=4900)]",
     ]
     _, shown = probe(documents, codes, text_limit=5000)
     assert shown == [

@@ -21,7 +21,7 @@ FIRST = 1 << 16
 TOKEN = 16
 """Characters in which any token but a string ends."""
 JSON_LINES = (
-    "JSON lines: for line in context.splitlines(): json.loads(line). The items of one large array, one by one: "
+    "for row in json_rows(context); JSON lines: for line in context.splitlines(): json.loads(line); one value: "
     "value, at = json.JSONDecoder().raw_decode(context, at), with `at` moved over commas and white space"
 )
 
