@@ -46,8 +46,9 @@ class ContextFacts:
     chars: int | None
     lines: int
     lines_exact: bool
-    lossy: int = 0
-    """Documents whose bytes were not valid in their encoding and were read as Latin-1."""
+    lossy: int | None = 0
+    """Documents whose bytes were not valid in their encoding and were read as Latin-1. Where not everything was read:
+    at least so many, and None when none was found."""
 
 
 @dataclass(frozen=True)

@@ -226,7 +226,7 @@ def _attached(fields: _Fields, payload: bytes) -> Attached:
         chars=fields.optional("chars"),
         lines=fields.number("lines"),
         lines_exact=fields.flag("lines_exact"),
-        lossy=fields.number("lossy"),
+        lossy=fields.optional("lossy"),
     )
     lines = payload.splitlines()
     if len(lines) > FILES_MAX:

@@ -316,7 +316,7 @@ def test_a_fork_takes_no_lock(tmp_path: Any) -> None:
     path.write_bytes(b"x" * 5000 + b"\xef\xbb\xbf" + LOG + b"behind")
     index = Index()
     index.add("doc", str(path), 5000, 3 + len(LOG), "auto")
-    text: Any = Library(index, 10).open_text(index[0])[0]
+    text: Any = Library(index, 10).open_text(index[0])
     text.windows = (1 << 10, 1 << 10, 64)
     plan = scanning.prepare(re.compile("user=3"), text)
     assert plan is not None

@@ -305,7 +305,7 @@ def subn(pattern: re.Pattern[str], repl: Any, text: Text, count: int = 0) -> tup
         made += 1
         if made == count:
             break
-    return "".join([*parts, text[at:]]), made
+    return "".join([*parts, str(text[at:])]), made
 
 
 def sub(pattern: re.Pattern[str], repl: Any, text: Text, count: int = 0) -> str:

@@ -295,8 +295,7 @@ def rows_in_windows(pattern: re.Pattern[str], text: Text, at: int, line: int) ->
                 return  # an empty match behind the last newline is no line
             line += newlines(window, counted, start, text)
             counted = max(counted, start)
-            text.fits(end - start, "the line of a match")
-            yield line, text.piece(start, end).rstrip("\r"), window.base + match.start(), window.base + match.end()
+            yield line, text[start:end].rstrip("\r"), window.base + match.start(), window.base + match.end()
             at = end + 1
         if window.final:
             return
