@@ -114,6 +114,8 @@ async def _under_signals(plan: Plan, models: Models, docker: Docker, bus: Bus, t
     with handling(interrupts):
         try:
             outcome = await main
+            for change in await sandbox.changes():
+                bus.emit(Warned(change))
         except asyncio.CancelledError:
             ended = _failed(plan, tally, interrupts.error(), models.totals())
         except RlmError as error:
