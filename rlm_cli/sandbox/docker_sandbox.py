@@ -111,7 +111,7 @@ class DockerSandbox:
         return await self._open_streamed(documents, host)
 
     async def changes(self) -> tuple[str, ...]:
-        """Sentences about documents that changed while they were being read."""
+        """Sentences about documents that changed while they were being read; after the last cell."""
         if self._upload is not None:
             return self._upload.changes.sentences()
         if self._staged is None:
@@ -245,13 +245,9 @@ class DockerSandbox:
         with contextlib.suppress(SandboxError):
             self._engine.prune()
         cpus = self._engine.probe().cpus or self._options.cpus
-        self._made = (
-            image,
-            Profile(
-                memory=self._options.memory, cpus=min(self._options.cpus, cpus), masked=tuple(sorted(image.volumes))
-            ),
+        return image, Profile(
+            memory=self._options.memory, cpus=min(self._options.cpus, cpus), masked=tuple(sorted(image.volumes))
         )
-        return self._made
 
     def _stage(self, documents: Sequence[Document]) -> Staged:
         self._staged = stage(documents, self._folder, on_progress=self._on_stage, cancelled=lambda: self._doomed)

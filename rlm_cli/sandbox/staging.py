@@ -107,6 +107,13 @@ def stage(
     home = Path(tempfile.mkdtemp(prefix="rlm-stage-", dir=folder))
     try:
         return stage_pack(documents, names, home, Meter("packing the input", documents, on_progress, cancelled))
+    except OSError as error:
+        shutil.rmtree(home, ignore_errors=True)
+        raise InputError(
+            f"the input could not be copied to {home.parent}: {error.strerror}",
+            hint="free some space there, or keep runs elsewhere: RLM_HOME=/path rlm ...",
+            code="disk",
+        ) from error
     except BaseException:
         shutil.rmtree(home, ignore_errors=True)
         raise
@@ -232,7 +239,7 @@ def opened(document: Document) -> Iterator[int]:
         # Not blocking: a FIFO that took the file's place must not hang us.
         fd = os.open(document.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise InputError(f"cannot read {shown(document)}: {error.strerror}", code="unreadable") from error
+        raise unreadable(document, error) from error
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
@@ -320,6 +327,11 @@ class Meter:
         if now >= self._next:
             self._next = now + self._every
             self._on_progress(self._what, self._copied, self._total)
+
+
+def unreadable(document: Document, error: OSError) -> RlmError:
+    """The system does not let us read it."""
+    return InputError(f"cannot read {shown(document)}: {error.strerror}", code="unreadable")
 
 
 def shrank(document: Document, size: int) -> RlmError:

@@ -28,6 +28,7 @@ from .staging import (
     opened,
     shrank,
     unique_names,
+    unreadable,
 )
 
 IN_MEMORY_MAX = 256 * 1024**2
@@ -101,7 +102,10 @@ class Upload:
                 before = os.fstat(fd)
                 left = document.size
                 while left:
-                    piece = os.read(fd, min(left, wire.PIECE))
+                    try:
+                        piece = os.read(fd, min(left, wire.PIECE))
+                    except OSError as error:
+                        raise unreadable(document, error) from error
                     if not piece:
                         raise shrank(document, document.size - left)
                     left -= len(piece)

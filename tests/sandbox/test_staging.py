@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -209,6 +210,19 @@ def test_an_interrupted_copy_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="interrupted"):
         stage(docs, tmp_path, cancelled=lambda: True)
     assert list(tmp_path.glob("rlm-stage-*")) == []
+
+
+def test_a_full_disk_is_said_in_words(tmp_path: Path) -> None:
+    """Not a traceback: where there was no room, and nothing of the copy is left."""
+    docs = [write(tmp_path, f"{n}", b"x" * 1000) for n in range(MAX_MOUNTS + 1)]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(InputError, match=f"could not be copied to {tmp_path}") as caught:
+            stage(docs, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (caught.value.code, list(tmp_path.glob("rlm-stage-*"))) == ("disk", [])
 
 
 def test_a_long_copy_reports_how_far_it_is(tmp_path: Path) -> None:

@@ -169,6 +169,24 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path, pieces: list[t
     assert [path.name for path in tmp_path.iterdir()] == ["volume"]
 
 
+@given(st.lists(st.tuples(st.text("ab", min_size=1, max_size=3), st.lists(st.binary(max_size=40))), max_size=4))
+def test_blobs_come_out_as_they_went_in(blobs: list[tuple[str, list[bytes]]]) -> None:
+    """However each is cut, one after the other, empty ones too; every piece is confirmed with the sum so far."""
+    blobs = list(dict(blobs).items())
+    with tempfile.TemporaryDirectory() as folder:
+        taker, sent = Blobs(folder), 0
+        for name, pieces in blobs:
+            size = sum(map(len, pieces))
+            for piece in filter(None, pieces) if size else [b""]:
+                sent += len(piece)
+                assert start(taker, (name, size, piece)) == [{"received": sent, "error": ""}]
+        assert not taker.complete
+        taker.take(wire.message({"op": "end"}))
+        assert taker.complete
+        found = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+        assert found == {name: b"".join(pieces) for name, pieces in blobs}
+
+
 def test_an_early_end_and_a_late_piece_are_refused(tmp_path: Path) -> None:
     """Half a blob is never taken for a whole one, and nothing is added to it afterwards."""
     end = wire.message({"op": "end"})
