@@ -1,9 +1,9 @@
-"""Removes from a local engine what a killed host would leave there.
+"""Removes what a killed host would leave: on a local engine, and on our own disk.
 
-A running container dies by itself when its stdin ends. Two things have nobody to notice: a container that was created
-and not started, and a volume; and a process that got SIGKILL cannot undo anything. So a small process of its own
-session waits on a pipe: a byte means that all is well; end-of-file means that we died, and it removes the thing. What
-remains on a remote engine is removed by `prune` when the next run starts.
+A running container dies by itself when its stdin ends. Nobody else notices: a container that was created and not
+started, a volume, a private copy of the input; and a process that got SIGKILL cannot undo anything. So a small process
+of its own session waits on a pipe: a line means that all is well; end-of-file means that we died, and it removes the
+thing. What remains on a remote engine is removed by `prune` when the next run starts.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+from pathlib import Path
 
 WATCH = """\
 import os, sys
@@ -37,13 +38,17 @@ RELEASE = 20.0
 """The same for a volume: the container that uses it must go first."""
 
 
-class Guard:
-    """Watches over a thing of the engine at the socket `path` until `release`."""
+REMOVE = 'read -r _ || rm -rf -- "$@"'
+"""A shell's program: it starts in a millisecond and keeps no memory to speak of."""
 
-    def __init__(self, path: str, thing: str, seconds: float) -> None:
+
+class Guard:
+    """A process that runs `command`, which waits for us to die, until `release`."""
+
+    def __init__(self, *command: str) -> None:
         # A session of its own: a signal to our process group must not take it along.
-        self._process = subprocess.Popen(  # noqa: S603 - this interpreter, a fixed program
-            [sys.executable, "-I", "-S", "-c", WATCH, path, thing, str(seconds)],
+        self._process = subprocess.Popen(  # noqa: S603 - a fixed program
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -53,18 +58,28 @@ class Guard:
     @classmethod
     def of_container(cls, path: str, name: str) -> Guard:
         """For as long as it may exist without running."""
-        return cls(path, f"/containers/{name}?force=1&v=1", CREATION)
+        return cls.of_thing(path, f"/containers/{name}?force=1&v=1", CREATION)
 
     @classmethod
     def of_volume(cls, path: str, name: str) -> Guard:
         """For as long as it exists."""
-        return cls(path, f"/volumes/{name}", RELEASE)
+        return cls.of_thing(path, f"/volumes/{name}", RELEASE)
+
+    @classmethod
+    def of_thing(cls, path: str, thing: str, seconds: float) -> Guard:
+        """Of the engine at the socket `path`; the removal is repeated for some seconds."""
+        return cls(sys.executable, "-I", "-S", "-c", WATCH, path, thing, str(seconds))
+
+    @classmethod
+    def of_folders(cls, *folders: Path) -> Guard:
+        """With all that is in them; they need not exist yet."""
+        return cls("/bin/sh", "-c", REMOVE, "sh", *map(str, folders))
 
     def release(self) -> None:
         """The thing is looked after, or gone: the guard goes home. Idempotent."""
         assert self._process.stdin is not None  # noqa: S101 - PIPE was asked for
         if not self._process.stdin.closed:
             with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.write(b".")
+                self._process.stdin.write(b".\n")
                 self._process.stdin.close()
         self._process.wait()

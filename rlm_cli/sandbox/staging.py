@@ -19,12 +19,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import InputError, RlmError
 from . import Document
 from .changes import Changes, Seen
+from .guard import Guard
 from .kernel import wire
 from .profile import NOBODY
 
@@ -58,9 +59,9 @@ Proof = tuple[tuple[str, int, str], ...]
 class Staged:
     """What the container needs. `index_file` names a mount where the index is too large to travel as bytes.
 
-    `folder` is the private copy, if one was made, `lent` are files of ours that were made readable for the kernel:
-    `remove` when the container is gone. `user` is who may read the mounts. `seen` are the mounted documents as they
-    were; `changes` is what happened to the others while they were copied.
+    `folder` is the private copy, if one was made, and `guard` removes it if we cannot; `lent` are files of ours that
+    were made readable for the kernel: `remove` when the container is gone. `user` is who may read the mounts. `seen`
+    are the mounted documents as they were; `changes` is what happened to the others while they were copied.
     """
 
     binds: tuple[Bind, ...]
@@ -68,6 +69,7 @@ class Staged:
     index_file: str | None
     proof: Proof
     folder: Path | None = None
+    guard: Guard | None = None
     lent: tuple[Path, ...] = ()
     user: str = NOBODY
     seen: tuple[Seen, ...] = ()
@@ -77,6 +79,8 @@ class Staged:
         """Delete the copy, and make private again what was lent. Idempotent."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+        if self.guard is not None:
+            self.guard.release()
         for path in self.lent:
             with suppress(OSError):
                 path.chmod(0o600)
@@ -105,18 +109,25 @@ def stage(
         if staged is not None:
             return staged
     home = Path(tempfile.mkdtemp(prefix="rlm-stage-", dir=folder))
+    guard = Guard.of_folders(home)
     try:
-        return stage_pack(documents, names, home, Meter("packing the input", documents, on_progress, cancelled))
-    except OSError as error:
+        meter = Meter("packing the input", documents, on_progress, cancelled)
+        return replace(stage_pack(documents, names, home, meter), guard=guard)
+    except BaseException as error:
         shutil.rmtree(home, ignore_errors=True)
-        raise InputError(
-            f"the input could not be copied to {home.parent}: {error.strerror}",
-            hint="free some space there, or keep runs elsewhere: RLM_HOME=/path rlm ...",
-            code="disk",
-        ) from error
-    except BaseException:
-        shutil.rmtree(home, ignore_errors=True)
+        guard.release()
+        if isinstance(error, OSError):
+            raise no_room(home, error) from error
         raise
+
+
+def no_room(home: Path, error: OSError) -> RlmError:
+    """The copy could not be written."""
+    return InputError(
+        f"the input could not be copied to {home.parent}: {error.strerror}",
+        hint="free some space there, or keep runs elsewhere: RLM_HOME=/path rlm ...",
+        code="disk",
+    )
 
 
 def unique_names(documents: Sequence[Document]) -> list[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from dataclasses import replace
 
 import pytest
 
 from rlm_cli.sandbox.container import Engine
-from tests.ask.conftest import Shell
+from tests.ask.conftest import Shell, containers_of, until
+from tests.ask.test_interrupts import HANGING_CELL
 from tests.sandbox.proxy import tcp_engine
 
 pytestmark = pytest.mark.docker
@@ -57,3 +59,24 @@ def test_a_log_that_is_being_written_is_answered_about(shell: Shell) -> None:
     assert [warning for warning in done.json["warnings"] if "app.log" in warning] == [
         "grew while it was being read: app.log; the answer is about what was there at the start"
     ]
+
+
+@pytest.mark.parametrize("log", [(), ("--no-log",)])
+def test_a_killed_command_leaves_no_copy_of_the_input(shell: Shell, log: tuple[str, ...]) -> None:
+    """SIGKILL while the container runs over a packed folder: the private copy goes, and so does the container."""
+    (shell.folder / "docs").mkdir()
+    (shell.folder / "tmp").mkdir()
+    for number in range(20):
+        (shell.folder / "docs" / f"{number}.txt").write_text(LINES)
+    shell.server.policies["hangs"] = lambda turn: HANGING_CELL
+    away = replace(shell, env={**shell.env, "TMPDIR": str(shell.folder / "tmp")})
+    process = away.start("ask", "docs", "Which error code is on line 321?", *shell.model("root/hangs"), *log)
+
+    def copies() -> list[str]:
+        return [path.name for path in shell.folder.rglob("rlm-stage-*/pack")]
+
+    until(lambda: copies() and containers_of(process.pid))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    until(lambda: not copies() and not containers_of(process.pid))
+    until(lambda: list((shell.folder / "tmp").iterdir()) == [])

@@ -6,15 +6,18 @@ import json
 import os
 import resource
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm_cli.errors import InputError
+from rlm_cli.sandbox import staging
 from rlm_cli.sandbox.changes import Changes, changes_since
 from rlm_cli.sandbox.staging import (
     INLINE_INDEX,
@@ -24,7 +27,6 @@ from rlm_cli.sandbox.staging import (
     copy_some,
     index_name,
     may_read,
-    stage,
     user_for,
 )
 
@@ -42,6 +44,22 @@ def write(folder: Path, name: str, data: bytes, mode: int = 0o644) -> Doc:
     path.write_bytes(data)
     path.chmod(mode)
     return Doc(name, path, len(data))
+
+
+made: list[Staged] = []
+
+
+def stage(*args: Any, **options: Any) -> Staged:
+    """`staging.stage`, whose copies are removed after the test."""
+    made.append(staging.stage(*args, **options))
+    return made[-1]
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays() -> Iterator[None]:
+    yield
+    while made:
+        made.pop().remove()
 
 
 def read_back(staged: Staged) -> dict[str, bytes]:
