@@ -18,6 +18,7 @@ from .errors import AuthError, LimitError, ProviderError, RlmError, SchemaError
 from .events import (
     ROOT,
     CodeWritten,
+    Compacted,
     Emit,
     Event,
     KernelRestarted,
@@ -39,18 +40,24 @@ from .events import (
 )
 from .models import Completion, Message, Model, Request
 from .prompts import (
+    KEEP,
+    BlockCutter,
     History,
     InputFacts,
     Remaining,
     Reply,
+    TurnNote,
+    account,
     context_line,
-    cut_after_block,
+    estimated_tokens,
     last_turn_text,
+    must_shorten,
     no_code_text,
     observation_text,
     opening,
     parse_reply,
     payload_chars,
+    turn_note,
 )
 from .sandbox import Answer, Document, Sandbox, StepResult, SubCall, SubReply
 
@@ -92,6 +99,8 @@ class Task:
     sub: str
     sub_window: int | None = None
     """The sub-model's window in tokens, None when unknown."""
+    root_window: int | None = None
+    """The root's: the conversation is shortened before it passes it."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = Limits()
     check: Callable[[Answer], str] = lambda _answer: ""
@@ -156,6 +165,10 @@ class _Loop:
         self.started = deps.clock()
         self.step = 0
         self.history = History(())
+        self.notes: list[TurnNote] = []
+        self.variables: tuple[str, ...] = ()
+        self.measured = (0, 0)
+        """Tokens that the provider counted for the last prompt, and how many messages that had."""
         self.payload = payload_chars(task.sub_window)
         self.codeless = 0
         self.repairs = 0
@@ -228,10 +241,39 @@ class _Loop:
 
     async def ask(self) -> Reply:
         step = self.step
-        completion = await self.complete("root", self.history.messages, f"r{step}", cut=True)
+        completion = await self.ask_root("root", f"r{step}", cut=True)
         reply = parse_reply(completion.text, truncated=completion.finish == "length")
         self.emit(CodeWritten(step, reply.text, reply.code))
         return reply
+
+    async def ask_root(self, role: Role, name: str, *more: Message, cut: bool = False) -> Completion:
+        """The root's reply to the conversation and `more`, which is shortened when it nears or passes the window."""
+        while True:
+            messages = (*self.history.messages, *more)
+            if self.is_too_long(messages) and self.shorten():
+                continue
+            try:
+                completion = await self.complete(role, messages, name, cut=cut)
+            except ProviderError as error:
+                if error.code != "context_overflow" or not self.shorten():
+                    raise
+                name += "'"
+            else:
+                self.measured = (completion.usage.input, len(messages))
+                return completion
+
+    def is_too_long(self, messages: tuple[Message, ...]) -> bool:
+        return must_shorten(estimated_tokens(messages, *self.measured), self.task.root_window)
+
+    def shorten(self) -> bool:
+        """Replace old turns by an account of them; False when there is nothing left to shorten."""
+        keep = next((keep for keep in KEEP if keep < self.history.turns), None)
+        if keep is None:
+            return False
+        self.history = self.history.shortened(keep, account(self.notes[: len(self.notes) - keep], self.variables))
+        self.measured = (0, 0)
+        self.emit(Compacted(self.step, self.history.shortened_turns, keep, self.history.messages[3].content))
+        return True
 
     async def complete(self, role: Role, messages: tuple[Message, ...], name: str, *, cut: bool = False) -> Completion:
         request = Request(
@@ -241,7 +283,7 @@ class _Loop:
             messages=messages,
             span=self.span,
             step=self.step,
-            cut=cut_after_block if cut else None,
+            cut=BlockCutter() if cut else None,
         )
         return await self.deps.model.complete(request, lambda text: self.emit(ModelText(self.step, text)))
 
@@ -293,6 +335,9 @@ class _Loop:
     def observe(self, reply: Reply, began: float, observation: str, *, result: StepResult | None = None) -> None:
         """Tell the root what came of its reply; the history grows by two messages."""
         self.history = self.history.turn(reply=reply.text, observation=observation)
+        self.notes.append(turn_note(self.step, reply, observation))
+        if result is not None:
+            self.variables = result.variables
         self.finish_step(result, began, observation)
 
     def finish_step(self, result: StepResult | None, began: float, observation: str = "") -> None:
@@ -338,8 +383,7 @@ class _Loop:
         return LAST_TURN_S if own is None else min(LAST_TURN_S, max(own, LEAST_LAST_TURN_S))
 
     async def answer_with_what_there_is(self, limit: LimitError) -> Answer | None:
-        messages = (*self.history.messages, Message("user", last_turn_text(limit.message)))
-        completion = await self.complete("final", messages, "final")
+        completion = await self.ask_root("final", "final", Message("user", last_turn_text(limit.message)))
         reply = parse_reply(completion.text, truncated=False)
         if "FINAL" in reply.code:  # a root of habit: its variables are still there
             result = await self.execute(reply.code, timeout=min(10.0, self.task.limits.step_s))

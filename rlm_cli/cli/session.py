@@ -97,6 +97,7 @@ async def _under_signals(plan: Plan, models: Models, docker: Docker, bus: Bus, t
         root=plan.models.root,
         sub=plan.models.sub,
         sub_window=models.sub_window,
+        root_window=models.root_window,
         aliases=plan.aliases,
         limits=plan.limits,
         check=plan.check,
