@@ -1,7 +1,10 @@
 """The loop: ask the root, find its code, run it, tell it what came of it; until it submits an answer.
 
 Knows the seams, the prompts and the events; knows no vendor and no terminal. `run` is the whole recursion: a child is
-`run` again with a child span. On any limit there is one last "answer with what you have" turn (DESIGN.md 6).
+`run` again with a child span.
+
+Always an answer (DESIGN.md 6): what was submitted; else, at a limit, one last "answer with what you have" turn, paid
+from a reserve; else, also when model or sandbox is lost or a person stops the run, the last output of the code.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .errors import AuthError, LimitError, ProviderError, RlmError, SchemaError
+from .errors import AuthError, LimitError, ProviderError, RlmError, SandboxError, SchemaError
 from .events import (
     ROOT,
     CodeWritten,
@@ -59,7 +62,7 @@ from .prompts import (
     payload_chars,
     turn_note,
 )
-from .sandbox import Answer, Document, Sandbox, StepResult, SubCall, SubReply
+from .sandbox import Answer, Captured, Document, Sandbox, StepResult, SubCall, SubReply
 
 # A root that writes no code this often in a row is not going to.
 CODELESS_TURNS = 3
@@ -73,6 +76,9 @@ STOP_S = 30.0
 # A cell that goes on asking after a cap has been reached is stopped after this many refusals.
 REFUSALS = 1_000
 
+
+# Said of an answer that nobody submitted.
+LAST_OUTPUT = "nobody submitted an answer: this is the last output of the model's code"
 
 # Provider errors after which no further call of the run can succeed.
 HOPELESS = frozenset({"unknown_model", "quota_exhausted"})
@@ -116,20 +122,30 @@ class LedgerView:
     max_tokens: int | None = None
 
 
+@dataclass
+class Found:
+    """What a run has found so far, for whoever has to end it from outside: the last output of its code."""
+
+    answer: Answer | None = None
+    iterations: int = 0
+
+
 @dataclass(frozen=True)
 class Deps:
-    """What the loop works with."""
+    """What the loop works with. `found` is written by it, and read when a run was cancelled."""
 
     model: Model
     sandbox: Sandbox
     emit: Emit
     ledger: LedgerView
     clock: Callable[[], float] = time.monotonic
+    found: Found = field(default_factory=Found)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `limit` names the cap that ended it; `iterations` the turns taken."""
+    """How a run ended. `limit` names the cap that ended it, `error` says why it is no more than partial; `iterations`
+    are the turns taken."""
 
     status: Status
     answer: Answer | None
@@ -141,7 +157,8 @@ class Outcome:
 async def run(task: Task, deps: Deps, span: Span = ROOT) -> Outcome:
     """Answer one question. The caller closes the sandbox.
 
-    Raises `RlmError` for what ends a run without any answer: no key, provider or sandbox lost, bad input.
+    Raises `RlmError` for what ends a run without any answer: no key, bad input, provider or sandbox lost before
+    anything was found.
     """
     loop = _Loop(task, deps, span)
     history = await loop.open()
@@ -154,6 +171,10 @@ async def run(task: Task, deps: Deps, span: Span = ROOT) -> Outcome:
         limit = loop.time_is_up()
     except LimitError as reached:
         limit = reached
+    except (ProviderError, SandboxError) as lost:
+        if (found := loop.what_was_found()) is None:
+            raise
+        return Outcome("partial", found, loop.step, None, lost)
     return await loop.last_turn(limit)
 
 
@@ -338,7 +359,24 @@ class _Loop:
         self.notes.append(turn_note(self.step, reply, observation))
         if result is not None:
             self.variables = result.variables
+            self.remember(result.stdout)
         self.finish_step(result, began, observation)
+
+    def remember(self, stdout: Captured) -> None:
+        """Keep what the code printed last: should nothing better come, it is what was found."""
+        text = (
+            stdout.head + (f"\n[... {stdout.dropped:,} bytes not kept ...]\n" if stdout.dropped else "") + stdout.tail
+        )
+        self.deps.found.iterations = self.step
+        if text.strip():
+            self.deps.found.answer = Answer("text", text.encode("utf-8", "replace"))
+
+    def what_was_found(self) -> Answer | None:
+        """The last rung; None when there is nothing, or a partial answer is not wanted."""
+        if self.task.limits.on_limit == "fail" or self.deps.found.answer is None:
+            return None
+        self.emit(Warned(LAST_OUTPUT))
+        return self.deps.found.answer
 
     def finish_step(self, result: StepResult | None, began: float, observation: str = "") -> None:
         status: StepStatus = result.status if result else "no_code"
@@ -374,6 +412,8 @@ class _Loop:
             except (LimitError, ProviderError, TimeoutError) as error:
                 self.emit(Warned(f"the last turn failed: {str(error) or 'no reply in time'}"))
         if answer is None or _is_empty(answer):
+            answer = self.what_was_found()
+        if answer is None:
             return Outcome("no_answer", None, self.step, limit.limit, limit)
         return Outcome("partial", answer, self.step, limit.limit, limit)
 

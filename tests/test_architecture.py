@@ -38,6 +38,12 @@ OWNER = {
     "rich": "render",
     "pathspec": "sources",
     "zstandard": "sources/compressed.py",
+    "pypdfium2": "sources/convert/pdf.py",
+    "mammoth": "sources/convert/word.py",
+    "python_calamine": "sources/convert/sheets.py",
+    "markdownify": "sources/convert/pages.py",
+    "bs4": "sources/convert/pages.py",
+    "arro3": "sources/convert/parquet.py",
     "platformdirs": "config",
     "jsonschema": "cli/answer_schema.py",
 }

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 
 from rlm_cli.engine import Deps, LedgerView, Limits, Outcome, Task, run
-from rlm_cli.errors import AuthError, LimitError, ProviderError, RlmError
+from rlm_cli.errors import AuthError, LimitError, ProviderError, RlmError, SandboxError
 from rlm_cli.events import CodeWritten, Compacted, StepFinished
 from rlm_cli.models import Completion, OnText, Request
 from rlm_cli.prompts import InputFacts
 from rlm_cli.sandbox import Answer, Captured, StepResult, SubReply
 
-from .fakes import Events, ScriptedModel, ScriptedSandbox, fence, final, no_totals, printed
+from .fakes import Cell, Events, ScriptedModel, ScriptedSandbox, fence, final, no_totals, printed
 
 
 def play(
@@ -160,12 +161,12 @@ def test_on_limit_fail_takes_no_last_turn() -> None:
     assert (outcome.status, outcome.limit, len(model.requests)) == ("no_answer", "iterations", 1)
 
 
-def test_a_last_turn_that_fails_is_no_answer_but_still_the_limit() -> None:
-    """The provider failing in the last turn does not hide which cap was reached."""
+def test_a_last_turn_that_fails_leaves_what_was_printed_and_still_the_limit() -> None:
+    """The provider failing in the last turn does not hide which cap was reached, nor what the code had found."""
     model = ScriptedModel([fence("1"), ProviderError("down")])
     events = Events()
     outcome = play(model, ScriptedSandbox([printed("a")]), events, Limits(iterations=1))
-    assert (outcome.status, outcome.limit) == ("no_answer", "iterations")
+    assert (outcome.status, outcome.limit, text_of(outcome)) == ("partial", "iterations", "a")
     assert "warning" in events.types
 
 
@@ -447,3 +448,35 @@ def test_an_opening_that_is_too_long_ends_the_run() -> None:
     """There is nothing to shorten: the provider's own words end the run."""
     with pytest.raises(ProviderError, match="too long"):
         play(ScriptedModel([ProviderError("too long", code="context_overflow")]), ScriptedSandbox([]))
+
+
+# -- always an answer ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", [ProviderError("down", code="provider_down"), SandboxError("gone")])
+def test_what_was_found_survives_a_lost_model_or_sandbox(lost: RlmError) -> None:
+    """The last output that said something, marked partial, with the error; and it is said that nobody submitted it."""
+    events = Events()
+
+    async def broken(_: ScriptedSandbox) -> StepResult:
+        raise lost
+
+    roots: list[str | RlmError] = [fence("look()"), fence("quiet()")]
+    cells: list[StepResult | Cell] = [printed("3 refunds so far\n"), printed("")]
+    if isinstance(lost, ProviderError):
+        roots.append(lost)
+    else:
+        roots.append(fence("dies()"))
+        cells.append(broken)
+    outcome = play(ScriptedModel(roots), ScriptedSandbox(cells), events)
+    assert outcome == Outcome("partial", Answer("text", b"3 refunds so far\n"), 3, None, lost)
+    assert "warning" in events.types
+
+
+@pytest.mark.parametrize("on_limit", ["answer", "fail"])
+def test_nothing_found_or_nothing_wanted_is_the_error_itself(on_limit: Literal["answer", "fail"]) -> None:
+    """Before the first output, and with --on-limit fail, a lost provider is just that."""
+    roots: list[str | RlmError] = [fence("look()")] if on_limit == "fail" else []
+    model = ScriptedModel([*roots, ProviderError("down")])
+    with pytest.raises(ProviderError, match="down"):
+        play(model, ScriptedSandbox([printed("found")]), limits=Limits(on_limit=on_limit))

@@ -23,6 +23,7 @@ from ..runlog import RunLog, make_private, new_run_id
 from ..sandbox.guard import Guard
 from ..sources.archives import FOLDER as UNPACKED
 from ..sources.arguments import STDIN, Line, split_arguments
+from ..sources.convert.join import FOLDER as CONVERTED
 from ..sources.stdin import carries_data, stdin_kind
 from ..units import money
 from . import answer_schema, options, reading
@@ -118,7 +119,8 @@ def _answer(invocation: Invocation, sink: Sink) -> int:
             models.start_loading()
             docker = stack.enter_context(Docker.ready(settings, folder, ticker))
         question = question_of(invocation.parsed)
-        corpus = reading.read(invocation.parsed, invocation.source_options, folder, ticker=ticker, env=env)
+        cache = invocation.places.converted if settings.logs.enabled else None
+        corpus = reading.read(invocation.parsed, invocation.source_options, folder, ticker=ticker, env=env, cache=cache)
         ticker.close()
         if docker is None or isinstance(models, AuthError):
             return show_plan(invocation, question, corpus, models, sink)
@@ -160,6 +162,7 @@ def run_folder(invocation: Invocation, run_id: str) -> Iterator[Path]:
             yield folder
     finally:
         shutil.rmtree(folder / UNPACKED, ignore_errors=True)
+        shutil.rmtree(folder / CONVERTED, ignore_errors=True)
         if not (folder / "run.json").exists():
             shutil.rmtree(folder, ignore_errors=True)
 

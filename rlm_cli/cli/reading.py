@@ -39,11 +39,21 @@ def source_options(
         encoding=settings.sources.encoding,
         max_input=settings.sources.max_input,
         archives=settings.sources.archives,
+        convert=settings.sources.convert,
     )
 
 
-def read(parsed: Parsed, options: SourceOptions, folder: Path, *, ticker: Ticker, env: Mapping[str, str]) -> Corpus:
-    """The corpus of a command line. stdin goes to `folder`, whole, and what is unpacked too. Raises `InputError`."""
+def read(
+    parsed: Parsed,
+    options: SourceOptions,
+    folder: Path,
+    *,
+    ticker: Ticker,
+    env: Mapping[str, str],
+    cache: Path | None = None,
+) -> Corpus:
+    """The corpus of a command line. stdin goes to `folder`, whole, and what is unpacked too. Text that was converted
+    stays in `cache`, if there is one. Raises `InputError`."""
     stdin = None
     if parsed.reads_stdin:
         watch = Watch(
@@ -60,6 +70,8 @@ def read(parsed: Parsed, options: SourceOptions, folder: Path, *, ticker: Ticker
         spool=folder,
         on_progress=lambda files, size: ticker.show(f"reading: {human_count(files)} files, {human_bytes(size)}"),
         env=env,
+        cache=cache,
+        on_convert=lambda done, of: ticker.show(f"converting {human_count(done)} of {human_count(of)} files"),
     )
 
 

@@ -64,12 +64,12 @@ class Tally:
 
 
 def exit_code_of(outcome: Outcome) -> ExitCode:
-    """A partial answer is never 0; a limit is 6 with or without one."""
+    """A partial answer is never 0: whatever made it partial has its code. A limit is 6 with or without one."""
     if outcome.status == "ok":
         return ExitCode.OK
-    if outcome.status == "error" and outcome.error is not None:
-        return outcome.error.exit_code
-    return ExitCode.LIMIT if outcome.limit else ExitCode.NO_ANSWER
+    if outcome.limit:
+        return ExitCode.LIMIT
+    return outcome.error.exit_code if outcome.error is not None else ExitCode.NO_ANSWER
 
 
 def no_answer() -> RlmError:

@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from .. import config
 from ..errors import UsageError
 from ..events import to_json
 from ..sources import Corpus, Document, Skip, SourceOptions
+from ..units import human_count
 from . import options, reading, show
 
 
@@ -46,7 +48,8 @@ def sources(
     named = [*(source or ()), *(arguments or ())]
     how = reading.source_options(settings, glob, unrestricted=unrestricted, no_ignore=no_ignore, follow=follow)
     with tempfile.TemporaryDirectory(prefix="rlm-") as folder:
-        corpus = _collect(named, how, Path(folder))
+        cache = options.places(ctx).converted if settings.logs.enabled else None
+        corpus = _collect(settings, named, how, Path(folder), cache)
         skips = _explained(corpus) if skipped or json else ()
         if json:
             show.as_json(_facts(corpus, skips))
@@ -59,8 +62,12 @@ def sources(
     show.note(settings, f"rlm: {summary_line(corpus, named, how)}")
 
 
-def _collect(named: list[str], how: SourceOptions, folder: Path) -> Corpus:
+def _collect(
+    settings: config.Settings, named: list[str], how: SourceOptions, folder: Path, cache: Path | None
+) -> Corpus:
     """The corpus, with stdin spooled into `folder` when it is a source, and archives unpacked there."""
+    from ..render.look import look_for
+    from ..render.ticker import Ticker
     from ..sources.gather import collect
     from ..sources.stdin import carries_data, spool_stdin, stdin_kind
 
@@ -69,7 +76,18 @@ def _collect(named: list[str], how: SourceOptions, folder: Path) -> Corpus:
     if not named:
         raise UsageError("no sources", hint="rlm sources FILE|FOLDER...")
     stdin = spool_stdin(0, folder, max_input=how.max_input) if "-" in named else None
-    return collect(named, how, stdin=stdin, spool=folder, env=config.environment())
+    env = config.environment()
+    look = look_for(sys.stderr, color=settings.output.color, env=env, verbosity=settings.run.verbose)
+    with closing(Ticker(sys.stderr, look, quiet=settings.run.quiet)) as ticker:
+        return collect(
+            named,
+            how,
+            stdin=stdin,
+            spool=folder,
+            cache=cache,
+            on_convert=lambda done, of: ticker.show(f"converting {human_count(done)} of {human_count(of)} files"),
+            env=env,
+        )
 
 
 def _explained(corpus: Corpus) -> tuple[Skip, ...]:

@@ -6,6 +6,7 @@ stdin.py      what stdin is, and its bytes to a file
 gather.py     `collect`: sources -> Corpus (names, limits, manifest)
 walk.py       one folder, filtered: asks git.py inside a work tree and rules.py outside
 compressed.py compressed bytes -> bytes, and what is compressed how
+convert/      documents of other programs (PDF, office, databases) -> text
 archives.py   compressed files and archives -> the documents in them
 encoding.py   text or binary, and codec names
 summary.py    the line that says what was read and what was not
@@ -19,7 +20,7 @@ from typing import Literal
 
 from ..events import Skipped, SourcesFacts
 
-SkipReason = Literal["ignored", "hidden", "binary", "too_large", "unreadable", "special"]
+SkipReason = Literal["ignored", "hidden", "binary", "too_large", "unreadable", "special", "unconverted"]
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,14 @@ class Document:
 
     `path` is absolute and free of symbolic links. `sha256` is known for stdin only: it is hashed while it is read.
     A document with origin "archive" was unpacked from the file `archive`; its `path` does not outlive the command.
+    One with origin "converted" is the text of `archive`, or of a document in it.
     """
 
     name: str
     path: Path
     size: int
     encoding: str = "auto"
-    origin: Literal["file", "stdin", "archive"] = "file"
+    origin: Literal["file", "stdin", "archive", "converted"] = "file"
     sha256: str = ""
     archive: Path | None = None
 
@@ -86,6 +88,8 @@ class SourceOptions:
     max_input: int | None = 4 * 1024**3
     archives: bool = True
     """Whether compressed files and archives are opened."""
+    convert: Literal["auto", "all", "none"] = "auto"
+    """Which documents are converted to text: see `convert.formats.Convert`."""
 
 
 DEFAULT_OPTIONS = SourceOptions()

@@ -17,6 +17,9 @@ from . import DEFAULT_OPTIONS, Corpus, Document, Skip, SkipReason, SourceOptions
 from .archives import DAMAGED, FOLDER, Archive, Unpacker
 from .arguments import STDIN, check_sources, quote
 from .compressed import without_suffix
+from .convert.convert import ConvertProgress
+from .convert.join import FOLDER as CONVERTED
+from .convert.join import needs_extra, with_text
 from .encoding import check_encoding
 from .paths import expand
 from .walk import Found, Progress, UnusableError, Walk, is_folder, named_error
@@ -41,13 +44,16 @@ def collect(
     *,
     stdin: Document | None = None,
     spool: Path | None = None,
+    cache: Path | None = None,
     on_progress: Progress | None = None,
+    on_convert: ConvertProgress | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Corpus:
     """Read no content beyond each file's head; blocks on the disk (call it in a thread), memory grows with file names.
 
     Compressed files and archives are unpacked below the private folder `spool`, in `archives.FOLDER`, which the caller
-    removes after use (after an error nothing is left); without one they are files like any other.
+    removes after use (after an error nothing is left); without one they are files like any other. Documents become text
+    likewise, in `spool`/`join.FOLDER`, or in `cache`, where it stays for the next time; `on_convert(done, of)` then.
     `-` among the sources stands for `stdin`, already spooled. Files named are always taken; folders are walked and
     filtered; globs are expanded. `on_progress(files, bytes)` may raise to stop. `env` is the caller's environment:
     git's own configuration is found through it. Raises `InputError`, or `UsageError` for an unknown encoding.
@@ -62,6 +68,10 @@ def collect(
     if spool is not None and any(item.packed for item in found):
         found = _unpacked(found, walk, roots, spool=spool, besides=stdin.size if stdin else 0)
     try:
+        if spool is not None:
+            found = with_text(
+                found, walk, lambda item: _title(item, roots), spool=spool, cache=cache, on_progress=on_convert
+            )
         return _corpus(found, walk, roots, sources, stdin=stdin, encoding=encoding)
     except BaseException:
         _discard(spool)
@@ -105,7 +115,15 @@ def _read(walk: Walk, number: int, root: Root) -> None:
         else:
             walk.file(root.real, source=number, written=root.written)
     except UnusableError as error:
+        if error.reason == "unconverted":
+            raise needs_extra(root.written, error.why) from error
         raise named_error(root.written, error) from error
+
+
+def _title(item: Found, roots: list[Root]) -> str:
+    """A file as it was written, for people."""
+    written = roots[item.source].written
+    return f"{written.rstrip('/')}/{item.below}" if item.below else written
 
 
 # -- archives ------------------------------------------------------------------------------------------------------
@@ -138,8 +156,10 @@ def _open(unpacker: Unpacker, walk: Walk, item: Found, written: str, *, named: b
         return walk.excluded_inside(item.below, name)
 
     try:
-        contents = unpacker.open(Archive(item.path, title, judge, binary=walk.binary, named=named))
+        contents = unpacker.open(Archive(item.path, title, judge, walk.document, binary=walk.binary, named=named))
     except UnusableError as error:
+        if named and error.reason == "unconverted":
+            raise needs_extra(title, error.why) from error
         if named:
             raise _archive_error(title, error) from error
         walk.skips.append(Skip(title, error.reason, error.why, 1, item.path))
@@ -153,6 +173,7 @@ def _open(unpacker: Unpacker, walk: Walk, item: Found, written: str, *, named: b
             size=entry.size,
             packed=entry.packed,
             archive=item.path,
+            convert=entry.convert,
         )
         for entry in contents.entries
     ]
@@ -170,6 +191,7 @@ def _archive_error(title: str, error: UnusableError) -> InputError:
 def _discard(spool: Path | None) -> None:
     if spool is not None:
         shutil.rmtree(spool / FOLDER, ignore_errors=True)
+        shutil.rmtree(spool / CONVERTED, ignore_errors=True)
 
 
 # -- names ---------------------------------------------------------------------------------------------------------
@@ -185,7 +207,9 @@ def _documents(found: list[Found], roots: list[Root], stdin: Document | None, en
 
 def _document(name: str, item: Found, encoding: str) -> Document:
     document = Document(name, Path(item.path), item.size, encoding)
-    return replace(document, origin="archive", archive=Path(item.archive)) if item.archive else document
+    if not item.archive:
+        return document
+    return replace(document, origin="converted" if item.convert else "archive", archive=Path(item.archive))
 
 
 def _plain_names(names: list[str], found: list[Found]) -> list[str]:
@@ -273,6 +297,7 @@ REMEDY = {
     "hidden": "read hidden files too with --hidden (or -uu, ignored ones as well);",
     "binary": "read binary files too with -uuu;",
     "unreadable": "look at the permissions;",
+    "unconverted": "look at the reasons;",
 }
 
 
