@@ -158,7 +158,7 @@ def run_folder(invocation: Invocation, run_id: str) -> Iterator[Path]:
             code="log_unwritable",
         ) from error
     try:
-        with guarded(folder / UNPACKED):
+        with guarded(folder / UNPACKED, folder / CONVERTED):
             yield folder
     finally:
         shutil.rmtree(folder / UNPACKED, ignore_errors=True)
@@ -168,9 +168,9 @@ def run_folder(invocation: Invocation, run_id: str) -> Iterator[Path]:
 
 
 @contextmanager
-def guarded(folder: Path) -> Iterator[None]:
-    """The folder goes even if we are killed."""
-    guard = Guard.of_folders(folder)
+def guarded(*folders: Path) -> Iterator[None]:
+    """The folders go even if we are killed."""
+    guard = Guard.of_folders(*folders)
     try:
         yield
     finally:
