@@ -28,6 +28,7 @@ from .image import Image, OnImageProgress, resolve_image, silent
 from .kernel import wire
 from .owner import Owner
 from .profile import MIN_MEMORY, Profile, wrong_facts
+from .spool import Spool
 from .staging import OnStageProgress, Proof, Staged, ignore, stage
 from .stream import DockerChannel
 from .upload import Upload
@@ -44,9 +45,9 @@ into this one every user may write, in any image."""
 class DockerSandbox:
     """A kernel in a locked-down container: the `Sandbox` protocol over Docker.
 
-    `folder` is a private directory (0700) for a packed copy of the input, where one is needed; None: the system's
-    temporary one. An `engine` that was given stays open. Use it from one event loop; `kill_now` alone may be called
-    from any thread, at any moment.
+    `folder` is a private directory (0700) for a packed copy of the input, where one is needed, and for a large answer;
+    None: the system's temporary one. An `engine` that was given stays open. Use it from one event loop; `kill_now`
+    alone may be called from any thread, at any moment.
     """
 
     def __init__(
@@ -217,7 +218,7 @@ class DockerSandbox:
         channel = await self._in_thread(
             box.launch, ContainerSpec(name, image, profile, binds=binds, volume=volume, labels=self._labels())
         )
-        client = KernelClient(channel, place=place)
+        client = KernelClient(channel, place=place, new_spool=lambda: Spool(self._folder))
         self._clients.append(client)
         await boot(client, channel, profile)
         return client
@@ -323,6 +324,6 @@ def too_little_memory(memory: int) -> SandboxError:
     """A kernel needs room for Python itself."""
     return SandboxError(
         f"{memory} bytes of memory are too few for a Python kernel (at least {MIN_MEMORY})",
-        hint="--set sandbox.memory=64MB or more",
+        hint="--set sandbox.memory=64MiB or more",
         code="limit_refused",
     )
