@@ -182,6 +182,8 @@ class SandboxInfo:
     kind: str = ""
     image: str = ""
     network: bool = False
+    input: str = ""
+    """How the input got in: "mounted", or copied to "memory" or a "volume" where the engine cannot see it."""
 
 
 @dataclass(frozen=True)

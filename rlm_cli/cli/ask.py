@@ -20,6 +20,7 @@ from ..render.look import Look, look_for
 from ..render.ticker import Ticker
 from ..render.views import view_for
 from ..runlog import RunLog, make_private, new_run_id
+from ..sandbox.guard import Guard
 from ..sources.archives import FOLDER as UNPACKED
 from ..sources.arguments import STDIN, Line, split_arguments
 from ..sources.convert.join import FOLDER as CONVERTED
@@ -144,7 +145,7 @@ def run_folder(invocation: Invocation, run_id: str) -> Iterator[Path]:
     """The run's folder, private; with --no-log (and in a dry run) one that does not outlive the command. A folder in
     which no run began is removed: what was spooled for nothing is not kept. What was unpacked never is."""
     if not invocation.settings.logs.enabled or invocation.dry_run:
-        with tempfile.TemporaryDirectory(prefix="rlm-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="rlm-") as scratch, guarded(Path(scratch)):
             yield Path(scratch)
         return
     folder = invocation.places.runs / run_id
@@ -157,12 +158,23 @@ def run_folder(invocation: Invocation, run_id: str) -> Iterator[Path]:
             code="log_unwritable",
         ) from error
     try:
-        yield folder
+        with guarded(folder / UNPACKED, folder / CONVERTED):
+            yield folder
     finally:
         shutil.rmtree(folder / UNPACKED, ignore_errors=True)
         shutil.rmtree(folder / CONVERTED, ignore_errors=True)
         if not (folder / "run.json").exists():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def guarded(*folders: Path) -> Iterator[None]:
+    """The folders go even if we are killed."""
+    guard = Guard.of_folders(*folders)
+    try:
+        yield
+    finally:
+        guard.release()
 
 
 def confirm(invocation: Invocation, models: Models, corpus: sources.Corpus) -> None:

@@ -116,7 +116,10 @@ async def _under_signals(plan: Plan, models: Models, docker: Docker, bus: Bus, t
     interrupts = Interrupts(main, view.say, kill)
     with handling(interrupts):
         try:
-            ended = _ended(plan, tally, await main, models.totals())
+            outcome = await main
+            for change in await sandbox.changes():
+                bus.emit(Warned(change))
+            ended = _ended(plan, tally, outcome, models.totals())
         except asyncio.CancelledError:
             ended = _stopped(plan, tally, bus, interrupts.error(), deps.found, models.totals())
         except RlmError as error:

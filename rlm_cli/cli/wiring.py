@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from .. import config
 from ..engine import LedgerView
-from ..events import ROOT, Emit, ModelPair, Preparing, Totals
+from ..events import ROOT, Emit, ModelPair, Preparing, Totals, Warned
 from ..models import Model
 from ..models.breaker import Breaker
 from ..models.cached import Cached
@@ -212,7 +212,8 @@ class Docker:
             folder=self._folder,
             engine=self._engine,
             text_limit=text_limit(options.memory),
-            on_stage=lambda done, total: emit(Preparing("packing the input", done, total), ROOT),
+            on_stage=lambda what, done, total: emit(Preparing(what, done, total), ROOT),
+            on_note=lambda note: emit(Warned(note), ROOT),
         )
 
 

@@ -32,11 +32,13 @@ __all__ = [
     "Done",
     "Exit",
     "FileProof",
+    "Received",
     "Tails",
     "Violation",
     "parse_boot",
     "parse_done",
     "parse_exit",
+    "parse_received",
     "parse_tails",
     "parse_worker",
 ]
@@ -66,6 +68,13 @@ class BootFacts:
     dumpable: bool
     python: str
     machine: str
+
+
+class Received(NamedTuple):
+    """How many bytes of a streamed corpus are written; `error` says why the next could not be."""
+
+    received: int
+    error: str
 
 
 class FileProof(NamedTuple):
@@ -314,6 +323,12 @@ def parse_boot(payload: bytes) -> BootFacts:
         python=fields.text("python"),
         machine=fields.text("machine"),
     )
+
+
+def parse_received(payload: bytes) -> Received:
+    """The `r` frame."""
+    fields = _Fields(payload)
+    return Received(fields.number("received"), fields.text("error"))
 
 
 def parse_tails(payload: bytes) -> Tails:

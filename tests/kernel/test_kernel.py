@@ -569,7 +569,7 @@ def test_a_missing_file_and_an_index_file(tmp_path: Path) -> None:
 
     facts, proof = run(lambda: attach(write_index(tmp_path, {"a": b"1", "b": b"22"})))
     with (tmp_path / "pack").open("rb") as pack:
-        assert proof == ((str(tmp_path / "pack"), *wire.proof(pack.fileno())),)
+        assert proof == ((str(tmp_path / "pack"), *wire.proof(pack.fileno(), 3)),)
     assert (facts.documents, facts.bytes) == (2, 3)
     with pytest.raises(SandboxError, match="No such file"):
         run(lambda: attach(b'["a", "/nowhere/at/all", 0, 1, "auto"]'))

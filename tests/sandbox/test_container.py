@@ -336,45 +336,6 @@ def test_a_private_file_of_the_users_can_be_read(tmp_path: Path, image: Image) -
     assert secret.path.stat().st_mode & 0o777 == 0o600
 
 
-class Elsewhere(Engine):
-    """An engine on another machine: the same paths hold other files there."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self._source = source
-
-    def create(self, spec: ContainerSpec) -> str:
-        return super().create(replace(spec, binds=tuple((self._source, target) for _, target in spec.binds)))
-
-
-def test_an_engine_that_sees_another_file_is_refused(doc: Doc, tmp_path: Path, closing: Closing) -> None:
-    """Same path, same size, other bytes: the handshake tells, and no answer is given from the wrong file."""
-    other = write(tmp_path, "other", b"HELLO\n")
-
-    async def test() -> None:
-        sandbox = DockerSandbox(SandboxOptions(), engine=closing(Elsewhere(str(other.path))))
-        with pytest.raises(SandboxError, match="does not see the same files") as caught:
-            await sandbox.open([doc], NoModels())
-        await sandbox.close()
-        assert caught.value.code == "handshake"
-
-    run(test())
-
-
-def test_an_engine_that_lacks_the_path_is_refused(doc: Doc, tmp_path: Path, closing: Closing) -> None:
-    """Never an empty folder in the file's place, neither in the container nor on the engine's disk."""
-    absent = tmp_path / "absent"
-
-    async def test() -> None:
-        sandbox = DockerSandbox(SandboxOptions(), engine=closing(Elsewhere(str(absent))))
-        with pytest.raises(SandboxError) as caught:
-            await sandbox.open([doc], NoModels())
-        await sandbox.close()
-        assert (caught.value.code, absent.exists()) == ("mount_failed", False)
-
-    run(test())
-
-
 # -- nothing stays behind
 
 

@@ -183,6 +183,13 @@ class Index:
         """Bytes of all documents."""
         return sum(self._sizes)
 
+    def extents(self) -> list[int]:
+        """Of each of `files`: where its last document ends."""
+        ends = [0] * len(self.files)
+        for file, offset, size in zip(self._file_of, self._offsets, self._sizes):  # noqa: B905 - Python 3.9
+            ends[file] = max(ends[file], offset + size)
+        return ends
+
     def size(self, number: int) -> int:
         return self._sizes[number]
 
@@ -253,9 +260,10 @@ class Store:
         fd = self._fds[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         return fd
 
-    def proof(self, path: str) -> tuple[int, str]:
+    def proof(self, path: str, size: int) -> tuple[int, str]:
+        """Of the first `size` bytes of a file, see `wire.proof`."""
         with self._lock:
-            return wire.proof(self._open(path))
+            return wire.proof(self._open(path), size)
 
 
 class Library:
@@ -453,7 +461,10 @@ def attach(
     """Open the corpus: `context`, and the fields of the `attached` frame. Raises `ContextError`."""
     library = Library(index, text_limit)
     try:
-        proofs = [(file, *library.store.proof(index.path(number))) for number, file in enumerate(index.files)]
+        proofs = [
+            (file, *library.store.proof(index.path(number), size))
+            for number, (file, size) in enumerate(zip(index.files, index.extents()))  # noqa: B905 - Python 3.9
+        ]
         sizes = {file: size for file, size, _ in proofs}
         check_ranges(index, sizes)
         if len(index) == 1:
