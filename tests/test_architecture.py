@@ -38,6 +38,7 @@ OWNER = {
     "rich": "render",
     "pathspec": "sources",
     "zstandard": "sources/compressed.py",
+    "httpx": "sources/http.py",
     "platformdirs": "config",
     "jsonschema": "cli/answer_schema.py",
 }

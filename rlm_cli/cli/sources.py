@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,9 @@ from .. import config
 from ..errors import UsageError
 from ..events import to_json
 from ..sources import Corpus, Document, Skip, SourceOptions
+from ..sources.summary import stored
 from . import options, reading, show
+from .scratch import Scratch, scratch
 
 
 def sources(
@@ -39,37 +41,40 @@ def sources(
       rlm sources corpus/ --skipped      what it would leave out, and why
       rlm sources corpus/ --top 10       where the size is
     """
-    from ..sources.summary import summary_line
+    from ..sources.summary import stored_words, summary_line
 
     settings = options.settings(ctx)
     show.warnings(settings)
     named = [*(source or ()), *(arguments or ())]
     how = reading.source_options(settings, glob, unrestricted=unrestricted, no_ignore=no_ignore, follow=follow)
-    with tempfile.TemporaryDirectory(prefix="rlm-") as folder:
-        corpus = _collect(named, how, Path(folder))
+    with scratch(options.places(ctx)) as place:
+        corpus = _collect(settings, named, how, place)
         skips = _explained(corpus) if skipped or json else ()
         if json:
-            show.as_json(_facts(corpus, skips))
+            show.as_json(_facts(corpus, skips, place.folder))
         elif skipped:
             _print_skips(settings, skips, null=null)
         else:
             _print_documents(settings, corpus.documents, top=top, tokens=tokens, null=null)
-    for note in corpus.notes:
+    for note in (*corpus.notes, *stored_words(corpus)):
         show.note(settings, f"rlm: {note}")
     show.note(settings, f"rlm: {summary_line(corpus, named, how)}")
 
 
-def _collect(named: list[str], how: SourceOptions, folder: Path) -> Corpus:
-    """The corpus, with stdin spooled into `folder` when it is a source, and archives unpacked there."""
-    from ..sources.gather import collect
-    from ..sources.stdin import carries_data, spool_stdin, stdin_kind
+def _collect(settings: config.Settings, named: list[str], how: SourceOptions, place: Scratch) -> Corpus:
+    """The corpus, with what has to be stored in `place`; progress on a terminal."""
+    from ..render.look import look_for
+    from ..render.ticker import Ticker
+    from ..sources.stdin import carries_data, stdin_kind
 
     if not named and carries_data(stdin_kind()):
         named.append("-")
     if not named:
         raise UsageError("no sources", hint="rlm sources FILE|FOLDER...")
-    stdin = spool_stdin(0, folder, max_input=how.max_input) if "-" in named else None
-    return collect(named, how, stdin=stdin, spool=folder, env=config.environment())
+    env = config.environment()
+    look = look_for(sys.stderr, color=settings.output.color, env=env, verbosity=settings.run.verbose)
+    with closing(Ticker(sys.stderr, look, quiet=settings.run.quiet)) as ticker:
+        return reading.read(named, how, place, stdin=place.folder, ticker=ticker, env=env, offline=settings.run.offline)
 
 
 def _explained(corpus: Corpus) -> tuple[Skip, ...]:
@@ -78,14 +83,17 @@ def _explained(corpus: Corpus) -> tuple[Skip, ...]:
     return explain(corpus.skips, config.environment())
 
 
-def _facts(corpus: Corpus, skips: tuple[Skip, ...]) -> dict[str, object]:
+def _facts(corpus: Corpus, skips: tuple[Skip, ...], scratch: Path) -> dict[str, object]:
+    """`path` is null where nothing is left of the document after this command."""
+
+    def path(document: Document) -> str | None:
+        return None if document.kept.startswith(f"{scratch}/") else document.kept
+
     return {
         "schema_version": 1,
         "sources": to_json(corpus.facts),
-        "files": [
-            {"name": d.name, "path": None if d.origin == "stdin" else str(d.kept), "bytes": d.size, "origin": d.origin}
-            for d in corpus.documents
-        ],
+        "files": [{"name": d.name, "path": path(d), "bytes": d.size, "origin": d.origin} for d in corpus.documents],
+        "stored": stored(corpus),
         "skipped": [{"path": s.path, "reason": s.reason, "rule": s.rule, "files": s.files} for s in skips],
         "notes": list(corpus.notes),
     }

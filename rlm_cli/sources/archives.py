@@ -39,6 +39,8 @@ from .compressed import (
     says_archive,
 )
 from .encoding import HEAD, is_binary
+from .room import Room, disk_error
+from .stdin import write_all
 from .walk import BINARY, VERSION_CONTROL, Progress, UnusableError
 
 FOLDER = "unpacked"
@@ -126,6 +128,7 @@ class Unpacker:
     on_progress: Progress | None = None
     files: int = 0
     bytes: int = 0
+    room: Room | None = None
     opened: int = 0
 
     def open(self, archive: Archive) -> Contents:
@@ -156,11 +159,7 @@ class Unpacker:
 
     def disk_error(self, error: OSError) -> InputError:
         """A file could not be made or written."""
-        return InputError(
-            f"compressed files could not be unpacked in {self.folder}: {error.strerror}",
-            hint="free some space there, or use another place: RLM_HOME=/path, or TMPDIR=/path where no run is kept",
-            code="disk",
-        )
+        return disk_error(error, self.folder, "what compressed files hold")
 
 
 @dataclass
@@ -373,6 +372,8 @@ class Opening:
 
     def _grow(self, count: int) -> None:
         self.unpacker.bytes += count
+        if self.unpacker.room is not None:
+            self.unpacker.room.take(count, f"what is in {self.archive.title}")
         limit = self.unpacker.limit
         if limit is not None and self.unpacker.bytes > limit:
             raise InputError(
@@ -388,12 +389,6 @@ class Opening:
 
 
 # -- pieces --------------------------------------------------------------------------------------------------------
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def pieces_of(file: IO[bytes]) -> Iterator[bytes]:

@@ -80,6 +80,8 @@ def open_file(path: str, *, look: bool) -> tuple[os.stat_result, bytes]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a device that is not there
+            raise UnusableError("special", kind_on_disk(path)) from error
         raise UnusableError("unreadable", error.strerror or str(error)) from error
     try:
         info = os.fstat(fd)
@@ -114,6 +116,14 @@ def kind_of(mode: int) -> str:
         stat.S_IFDIR: "a folder",
     }
     return kinds.get(stat.S_IFMT(mode), "not a regular file")
+
+
+def kind_on_disk(path: str) -> str:
+    """The same, of a path."""
+    try:
+        return kind_of(os.lstat(path).st_mode)
+    except OSError:
+        return "gone"
 
 
 @dataclass
@@ -157,7 +167,7 @@ class Walk:
         """Take a file that was named on the command line, whatever it is called and holds. Raises `UnusableError`."""
         info, head = open_file(path, look=self.opens and compressed.says_packed(written))
         packed = self.opens and compressed.recognise(written, head) is not None
-        self._add(Found(source, "", path, info.st_size, info.st_mtime_ns, packed))
+        self.take(Found(source, "", path, info.st_size, info.st_mtime_ns, packed))
 
     def folder(self, path: str, *, source: int, title: str) -> None:
         """Walk a folder that was named on the command line, by its real path; `title` is how it was named.
@@ -289,7 +299,7 @@ class Walk:
         elif entry.is_symlink():
             self._link(here, links)
         elif not entry.is_file(follow_symlinks=False):
-            self._skip(here, "special", self._kind(here.path))
+            self._skip(here, "special", kind_on_disk(here.path))
         else:
             self._take(here, here.path)
 
@@ -341,7 +351,7 @@ class Walk:
         if not packed and not self.binary and is_binary(head):
             self._skip(here, "binary", BINARY)
             return
-        self._add(Found(self.source, here.below, path, info.st_size, info.st_mtime_ns, packed))
+        self.take(Found(self.source, here.below, path, info.st_size, info.st_mtime_ns, packed))
 
     # -- archives -------------------------------------------------------------------------------------------------
 
@@ -360,7 +370,8 @@ class Walk:
 
     # -- counting -------------------------------------------------------------------------------------------------
 
-    def _add(self, found: Found) -> None:
+    def take(self, found: Found) -> None:
+        """One more file that is read."""
         self.found.append(found)
         self.bytes += found.size
         self._tick()
@@ -396,13 +407,6 @@ class Walk:
                             yield entry.path
             except OSError:
                 continue
-
-    @staticmethod
-    def _kind(path: str) -> str:
-        try:
-            return kind_of(os.lstat(path).st_mode)
-        except OSError:
-            return "gone"
 
 
 def _above(level: Level | None, path: str) -> Level:

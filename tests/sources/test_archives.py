@@ -39,6 +39,7 @@ from rlm_cli.sources.compressed import (
     zstd_decoder,
 )
 from rlm_cli.sources.gather import collect
+from rlm_cli.sources.receive import Received
 from rlm_cli.sources.summary import summary_line
 from rlm_cli.sources.walk import VERSION_CONTROL
 
@@ -120,7 +121,7 @@ def test_a_compressed_file_is_a_document_named_without_its_suffix(here: Path, sp
     walked, named = collect(["t"], spool=spool), collect([f"t/logs/app.log{suffix.upper()}"], spool=spool / "other")
     assert (contents(walked), contents(named)) == ({"logs/app.log": expected}, {"app.log": expected})
     document = walked.documents[0]
-    assert (document.origin, document.kept) == ("archive", here.resolve() / f"t/logs/app.log{suffix.upper()}")
+    assert (document.origin, document.kept) == ("archive", str(here.resolve() / f"t/logs/app.log{suffix.upper()}"))
     assert summary_line(walked, ["t"]).startswith("1 file · ")
 
 
@@ -512,10 +513,14 @@ def test_max_input_counts_what_comes_out(here: Path, spool: Path) -> None:
     stdin = Document("stdin", here / "in", 5, origin="stdin", sha256="00")
     packed = zipped({"1": b"y" * 500, "bin": b"\0" * 9000})
     plant(here, {"t/a.gz": gzip.compress(b"x" * 3000), "t/b.zip": packed, "t/c": "z" * 10, "in": "stdin"})
-    corpus = collect(["t", "-"], SourceOptions(max_input=3515), stdin=stdin, spool=spool)
+    corpus = collect(
+        ["t", "-"], SourceOptions(max_input=3515), received=[Received("-", stdin, ("stdin",))], spool=spool
+    )
     assert corpus.facts.bytes == 3515
     with pytest.raises(InputError) as caught:
-        collect(["t", "-"], SourceOptions(max_input=3514), stdin=stdin, spool=fresh(spool))
+        collect(
+            ["t", "-"], SourceOptions(max_input=3514), received=[Received("-", stdin, ("stdin",))], spool=fresh(spool)
+        )
     assert (caught.value.code, "b.zip" in caught.value.message) == ("over_max_input", True)
     error = failed("t", spool=fresh(spool), options=SourceOptions(max_input=9))
     assert (error.code, "the largest: c (10 B)" in error.message) == ("over_max_input", True)
