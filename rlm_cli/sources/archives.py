@@ -35,6 +35,7 @@ from .compressed import (
     Stream,
     decompressed,
     is_tar,
+    kind_of,
     recognise,
     says_archive,
 )
@@ -185,7 +186,7 @@ class Opening:
                 self.size = os.fstat(file.fileno()).st_size
                 head = file.read(HEAD)
                 file.seek(0)
-                self._read(file, recognise(self.archive.title, head))
+                self._read(file, kind_of(head))
         except MissingDecoderError as error:
             raise UnusableError("unreadable", str(error)) from error
         except DAMAGE as error:

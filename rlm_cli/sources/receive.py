@@ -20,8 +20,8 @@ PACKED_MEDIA = ("gzip", "zip", "tar", "bzip2", "xz", "zstd")
 
 @dataclass(frozen=True)
 class Received:
-    """The bytes of `source`, a word of the command line, in a file of ours. `parts`: its name, outermost first. `by_content`: what it is packed
-    with its bytes alone say, because it has no name that would."""
+    """The bytes of `source`, a word of the command line, in a file of ours. `parts`: its name, outermost first.
+    `by_content`: what it is packed with its bytes alone say, because it has no name that would."""
 
     source: str
     document: Document

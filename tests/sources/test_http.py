@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import shutil
 import ssl
 import stat
@@ -115,7 +114,7 @@ def test_a_server_that_insists_on_gzip_is_understood(desk: Desk) -> None:
     assert (got.path.read_bytes(), got.size, got.sha256) == (BODY, len(BODY), hashlib.sha256(BODY).hexdigest())
     bomb = zlib.compressobj(wbits=31)
     zeros = b"".join([*(bomb.compress(bytes(1 << 20)) for _ in range(80)), bomb.flush()])
-    codes = []
+    codes: list[str] = []
     for coding, body in (("gzip", coded[:-9]), ("gzip", zeros), ("br", b"x")):
         with Web({"/a": Reply(body, headers={"Content-Encoding": coding})}) as web, pytest.raises(InputError) as caught:
             fetch(desk.errand(web.url("/a")), desk.folder / f"t{len(codes)}")
@@ -293,7 +292,7 @@ def test_a_password_goes_to_its_own_server_only(desk: Desk) -> None:
         web.pages["/a"] = Reply(b"", 500)
         error = desk.refused(web.url("/a", "user:p%40ss"))
     assert seen == ("Basic dXNlcjpwQHNz", False)
-    words = [error.message, error.hint, *desk.said, *got.parts, *os.listdir(desk.folder / "cache")]
+    words = [error.message, error.hint, *desk.said, *got.parts, *desk.kept()]
     assert [word for word in words if "p%40ss" in word or "user" in word] == []
 
 

@@ -90,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Quiet."""
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         reply = self.web.reply(Asked(self.path, {name.lower(): value for name, value in self.headers.items()}))
         if reply.bare:
             self.protocol_version = "HTTP/1.0"
