@@ -24,31 +24,37 @@ from ..events import Skipped, SourcesFacts
 SkipReason = Literal["ignored", "hidden", "binary", "too_large", "unreadable", "special"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Document:
-    """One document. `name` is what `context` calls it; `path` the regular file with its bytes; `size` in bytes.
+    """One document. `name` is what `context` calls it; `file` the regular file with its bytes; `size` in bytes.
 
-    `path` is absolute and free of symbolic links. `sha256` is known for what was received: it is hashed on the way.
-    A document with origin "archive" was unpacked from the file `archive`. What was unpacked, fetched or read from a
-    named pipe does not outlive the command; `written` is then what was received, as it may be shown.
+    `file` is absolute and free of symbolic links; a text, because there may be a million of them. `sha256` is known for
+    what was received: it is hashed on the way. A document with origin "archive" was unpacked from the file `archive`.
+    What was unpacked, fetched or read from a named pipe does not outlive the command; `written` is then what was
+    received, as it may be shown.
     """
 
     name: str
-    path: Path
+    file: str
     size: int
     encoding: str = "auto"
     origin: Literal["file", "stdin", "pipe", "url", "archive"] = "file"
     sha256: str = ""
-    archive: Path | None = None
+    archive: str = ""
     written: str = ""
+
+    @property
+    def path(self) -> Path:
+        """The file with its bytes."""
+        return Path(self.file)
 
     @property
     def kept(self) -> str:
         """What will still be there afterwards: the file's path, the URL, or the pipe's path."""
-        return self.written or str(self.archive or self.path)
+        return self.written or self.archive or self.file
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Skip:
     """A path that was left out. `rule` is the pattern with its file:line, where a rule did it.
 

@@ -64,7 +64,7 @@ def collect(
         _read(walk, number, root)
     for item in received:
         walk.take(_found(item, len(roots), opens=walk.opens))
-        roots.append(Root(item.written, item.parts, str(item.document.path)))
+        roots.append(Root(item.written, item.parts, item.document.file))
     found = list({item.path: item for item in reversed(walk.found)}.values())[::-1]
     if spool is not None and any(item.packed for item in found):
         found = _unpacked(found, walk, roots, spool=spool)
@@ -114,7 +114,7 @@ def _found(item: Received, number: int, *, opens: bool) -> Found:
     kind = kind_of(head) if item.by_content else recognise(item.parts[-1], head)
     # LZMA's magic is three bytes of which two are zero: not enough without a name.
     packed = opens and kind is not None and not (item.by_content and kind == "lzma")
-    return Found(number, "", str(document.path), document.size, int(document.sha256[:15] or "0", 16), packed)
+    return Found(number, "", document.file, document.size, int(document.sha256[:15] or "0", 16), packed)
 
 
 def _read(walk: Walk, number: int, root: Root) -> None:
@@ -198,7 +198,7 @@ def _documents(
     found: list[Found], roots: list[Root], received: Sequence[Received], encoding: str
 ) -> tuple[Document, ...]:
     names = name_files(found, [root.parts for root in roots])
-    sources = {str(item.document.path): item.document for item in received}
+    sources = {item.document.file: item.document for item in received}
     documents = [
         _document(name, item, sources.get(item.archive or item.path), encoding)
         for name, item in zip(_plain_names(names, found), found, strict=True)
@@ -211,11 +211,10 @@ def _document(name: str, item: Found, received: Document | None, encoding: str) 
     goes before what a server says."""
     if item.archive:
         written = received.written if received else ""
-        path, archive = Path(item.path), Path(item.archive)
-        return Document(name, path, item.size, encoding, origin="archive", archive=archive, written=written)
+        return Document(name, item.path, item.size, encoding, origin="archive", archive=item.archive, written=written)
     if received is not None:
         return replace(received, name=name, encoding=received.encoding if encoding == "auto" else encoding)
-    return Document(name, Path(item.path), item.size, encoding)
+    return Document(name, item.path, item.size, encoding)
 
 
 def _plain_names(names: list[str], found: list[Found]) -> list[str]:
@@ -328,6 +327,6 @@ def _manifest(documents: tuple[Document, ...], found: list[Found]) -> str:
     times = {item.path: item.mtime_ns for item in found}
     digest = hashlib.sha256()
     for document in documents:
-        version = document.sha256 or str(times[str(document.path)])
+        version = document.sha256 or str(times[document.file])
         digest.update(b"%s\0%d\0%s\0" % (os.fsencode(document.name), document.size, version.encode()))
     return digest.hexdigest()

@@ -122,7 +122,13 @@ class Reception:
         got = fetch(errand, self._target())
         encoding = "auto" if got.charset in ("utf-8", "utf8", "us-ascii", "ascii") else _known(got.charset)
         document = Document(
-            got.parts[-1], got.path.resolve(), got.size, encoding, origin="url", sha256=got.sha256, written=shown(url)
+            got.parts[-1],
+            str(got.path.resolve()),
+            got.size,
+            encoding,
+            origin="url",
+            sha256=got.sha256,
+            written=shown(url),
         )
         named = "." in got.parts[-1] and len(got.parts) > 1
         by_content = not named or got.media.rpartition("/")[2].removeprefix("x-") in PACKED_MEDIA

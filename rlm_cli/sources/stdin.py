@@ -90,7 +90,7 @@ def spool_stdin(
     if not size:
         (directory / "stdin").unlink()
         raise InputError("stdin is empty", hint="check the command before the pipe, or name a file", code="stdin_empty")
-    return Document("stdin", (directory / "stdin").resolve(), size, origin="stdin", sha256=digest)
+    return Document("stdin", str((directory / "stdin").resolve()), size, origin="stdin", sha256=digest)
 
 
 def is_pipe(path: str) -> bool:
@@ -118,7 +118,7 @@ def spool_pipe(
         size, digest = Stream(fd, path, max_input, watch, room or Room(target.parent)).spool(target)
     finally:
         os.close(fd)
-    return Document(path, target.resolve(), size, origin="pipe", sha256=digest, written=path)
+    return Document(path, str(target.resolve()), size, origin="pipe", sha256=digest, written=path)
 
 
 @dataclass(frozen=True)

@@ -363,7 +363,9 @@ class Walk:
         for count in range(1, len(parts) + 1):
             below = "/".join([*([archive] if archive else []), *parts[:count]])
             here = Place("", below, None, None)
-            excluded = self._excluded(here, parts[count - 1], count < len(parts), chosen=chosen)
+            # An archive in it is a folder, too.
+            opened = chosen or compressed.says_archive(name)
+            excluded = self._excluded(here, parts[count - 1], count < len(parts), chosen=opened)
             if excluded:
                 return excluded
         return None

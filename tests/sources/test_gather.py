@@ -418,7 +418,7 @@ def test_names_are_relative_to_the_source(here: Path) -> None:
     tree = {"logs/x/y.log": "1", "app.log": "1", "a/z.log": "1", "b/z.log": "1", "c/logs/x/y.log": "1"}
     plant(here, tree)
     spooled = plant(here, {"spool/stdin": "file", "in": "in"}) / "in"
-    stdin = Document("stdin", spooled, 2, origin="stdin", sha256="00")
+    stdin = Document("stdin", str(spooled), 2, origin="stdin", sha256="00")
 
     def read(*sources: str) -> list[str]:
         return names(collect(sources, received=[Received("-", stdin, ("stdin",))] if "-" in sources else []))
@@ -476,8 +476,8 @@ def test_facts_and_manifest(here: Path) -> None:
     os.utime(here / "t/a", ns=(0, 1))
     assert collect(["t"]).facts == first
     plant(here, {"in": "x" * 4000})
-    stdin = Document("stdin", here / "in", 4000, origin="stdin", sha256="aa")
-    other = Document("stdin", here / "in", 4000, origin="stdin", sha256="bb")
+    stdin = Document("stdin", str(here / "in"), 4000, origin="stdin", sha256="aa")
+    other = Document("stdin", str(here / "in"), 4000, origin="stdin", sha256="bb")
     received = [[Received("-", document, ("stdin",))] for document in (stdin, other, stdin)]
     piped = [collect(["-"], received=each).facts.manifest_sha256 for each in received]
     assert (piped[0] == piped[2], piped[0] != piped[1]) == (True, True)
