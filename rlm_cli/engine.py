@@ -1,7 +1,10 @@
 """The loop: ask the root, find its code, run it, tell it what came of it; until it submits an answer.
 
 Knows the seams, the prompts and the events; knows no vendor and no terminal. `run` is the whole recursion: a child is
-`run` again with a child span. On any limit there is one last "answer with what you have" turn (DESIGN.md 6).
+`run` again with a child span.
+
+Always an answer (DESIGN.md 6): what was submitted; else, at a limit, one last "answer with what you have" turn, paid
+from a reserve; else, also when model or sandbox is lost or a person stops the run, the last output of the code.
 """
 
 from __future__ import annotations
@@ -14,10 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .errors import AuthError, LimitError, ProviderError, RlmError, SchemaError
+from .errors import AuthError, LimitError, ProviderError, RlmError, SandboxError, SchemaError
 from .events import (
     ROOT,
     CodeWritten,
+    Compacted,
     Emit,
     Event,
     KernelRestarted,
@@ -39,20 +43,26 @@ from .events import (
 )
 from .models import Completion, Message, Model, Request
 from .prompts import (
+    KEEP,
+    BlockCutter,
     History,
     InputFacts,
     Remaining,
     Reply,
+    TurnNote,
+    account,
     context_line,
-    cut_after_block,
+    estimated_tokens,
     last_turn_text,
+    must_shorten,
     no_code_text,
     observation_text,
     opening,
     parse_reply,
     payload_chars,
+    turn_note,
 )
-from .sandbox import Answer, Document, Sandbox, StepResult, SubCall, SubReply
+from .sandbox import Answer, Captured, Document, Sandbox, StepResult, SubCall, SubReply
 
 # A root that writes no code this often in a row is not going to.
 CODELESS_TURNS = 3
@@ -66,6 +76,9 @@ STOP_S = 30.0
 # A cell that goes on asking after a cap has been reached is stopped after this many refusals.
 REFUSALS = 1_000
 
+
+# Said of an answer that nobody submitted.
+LAST_OUTPUT = "nobody submitted an answer: this is the last output of the model's code"
 
 # Provider errors after which no further call of the run can succeed.
 HOPELESS = frozenset({"unknown_model", "quota_exhausted"})
@@ -92,6 +105,8 @@ class Task:
     sub: str
     sub_window: int | None = None
     """The sub-model's window in tokens, None when unknown."""
+    root_window: int | None = None
+    """The root's: the conversation is shortened before it passes it."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = Limits()
     check: Callable[[Answer], str] = lambda _answer: ""
@@ -107,20 +122,30 @@ class LedgerView:
     max_tokens: int | None = None
 
 
+@dataclass
+class Found:
+    """What a run has found so far, for whoever has to end it from outside: the last output of its code."""
+
+    answer: Answer | None = None
+    iterations: int = 0
+
+
 @dataclass(frozen=True)
 class Deps:
-    """What the loop works with."""
+    """What the loop works with. `found` is written by it, and read when a run was cancelled."""
 
     model: Model
     sandbox: Sandbox
     emit: Emit
     ledger: LedgerView
     clock: Callable[[], float] = time.monotonic
+    found: Found = field(default_factory=Found)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `limit` names the cap that ended it; `iterations` the turns taken."""
+    """How a run ended. `limit` names the cap that ended it, `error` says why it is no more than partial; `iterations`
+    are the turns taken."""
 
     status: Status
     answer: Answer | None
@@ -132,7 +157,8 @@ class Outcome:
 async def run(task: Task, deps: Deps, span: Span = ROOT) -> Outcome:
     """Answer one question. The caller closes the sandbox.
 
-    Raises `RlmError` for what ends a run without any answer: no key, provider or sandbox lost, bad input.
+    Raises `RlmError` for what ends a run without any answer: no key, bad input, provider or sandbox lost before
+    anything was found.
     """
     loop = _Loop(task, deps, span)
     history = await loop.open()
@@ -145,6 +171,10 @@ async def run(task: Task, deps: Deps, span: Span = ROOT) -> Outcome:
         limit = loop.time_is_up()
     except LimitError as reached:
         limit = reached
+    except (ProviderError, SandboxError) as lost:
+        if (found := loop.what_was_found()) is None:
+            raise
+        return Outcome("partial", found, loop.step, None, lost)
     return await loop.last_turn(limit)
 
 
@@ -156,6 +186,10 @@ class _Loop:
         self.started = deps.clock()
         self.step = 0
         self.history = History(())
+        self.notes: list[TurnNote] = []
+        self.variables: tuple[str, ...] = ()
+        self.measured = (0, 0)
+        """Tokens that the provider counted for the last prompt, and how many messages that had."""
         self.payload = payload_chars(task.sub_window)
         self.codeless = 0
         self.repairs = 0
@@ -228,10 +262,39 @@ class _Loop:
 
     async def ask(self) -> Reply:
         step = self.step
-        completion = await self.complete("root", self.history.messages, f"r{step}", cut=True)
+        completion = await self.ask_root("root", f"r{step}", cut=True)
         reply = parse_reply(completion.text, truncated=completion.finish == "length")
         self.emit(CodeWritten(step, reply.text, reply.code))
         return reply
+
+    async def ask_root(self, role: Role, name: str, *more: Message, cut: bool = False) -> Completion:
+        """The root's reply to the conversation and `more`, which is shortened when it nears or passes the window."""
+        while True:
+            messages = (*self.history.messages, *more)
+            if self.is_too_long(messages) and self.shorten():
+                continue
+            try:
+                completion = await self.complete(role, messages, name, cut=cut)
+            except ProviderError as error:
+                if error.code != "context_overflow" or not self.shorten():
+                    raise
+                name += "'"
+            else:
+                self.measured = (completion.usage.input, len(messages))
+                return completion
+
+    def is_too_long(self, messages: tuple[Message, ...]) -> bool:
+        return must_shorten(estimated_tokens(messages, *self.measured), self.task.root_window)
+
+    def shorten(self) -> bool:
+        """Replace old turns by an account of them; False when there is nothing left to shorten."""
+        keep = next((keep for keep in KEEP if keep < self.history.turns), None)
+        if keep is None:
+            return False
+        self.history = self.history.shortened(keep, account(self.notes[: len(self.notes) - keep], self.variables))
+        self.measured = (0, 0)
+        self.emit(Compacted(self.step, self.history.shortened_turns, keep, self.history.messages[3].content))
+        return True
 
     async def complete(self, role: Role, messages: tuple[Message, ...], name: str, *, cut: bool = False) -> Completion:
         request = Request(
@@ -241,7 +304,7 @@ class _Loop:
             messages=messages,
             span=self.span,
             step=self.step,
-            cut=cut_after_block if cut else None,
+            cut=BlockCutter() if cut else None,
         )
         return await self.deps.model.complete(request, lambda text: self.emit(ModelText(self.step, text)))
 
@@ -293,7 +356,27 @@ class _Loop:
     def observe(self, reply: Reply, began: float, observation: str, *, result: StepResult | None = None) -> None:
         """Tell the root what came of its reply; the history grows by two messages."""
         self.history = self.history.turn(reply=reply.text, observation=observation)
+        self.notes.append(turn_note(self.step, reply, observation))
+        if result is not None:
+            self.variables = result.variables
+            self.remember(result.stdout)
         self.finish_step(result, began, observation)
+
+    def remember(self, stdout: Captured) -> None:
+        """Keep what the code printed last: should nothing better come, it is what was found."""
+        text = (
+            stdout.head + (f"\n[... {stdout.dropped:,} bytes not kept ...]\n" if stdout.dropped else "") + stdout.tail
+        )
+        self.deps.found.iterations = self.step
+        if text.strip():
+            self.deps.found.answer = Answer("text", text.encode("utf-8", "replace"))
+
+    def what_was_found(self) -> Answer | None:
+        """The last rung; None when there is nothing, or a partial answer is not wanted."""
+        if self.task.limits.on_limit == "fail" or self.deps.found.answer is None:
+            return None
+        self.emit(Warned(LAST_OUTPUT))
+        return self.deps.found.answer
 
     def finish_step(self, result: StepResult | None, began: float, observation: str = "") -> None:
         status: StepStatus = result.status if result else "no_code"
@@ -329,6 +412,8 @@ class _Loop:
             except (LimitError, ProviderError, TimeoutError) as error:
                 self.emit(Warned(f"the last turn failed: {str(error) or 'no reply in time'}"))
         if answer is None or _is_empty(answer):
+            answer = self.what_was_found()
+        if answer is None:
             return Outcome("no_answer", None, self.step, limit.limit, limit)
         return Outcome("partial", answer, self.step, limit.limit, limit)
 
@@ -338,8 +423,7 @@ class _Loop:
         return LAST_TURN_S if own is None else min(LAST_TURN_S, max(own, LEAST_LAST_TURN_S))
 
     async def answer_with_what_there_is(self, limit: LimitError) -> Answer | None:
-        messages = (*self.history.messages, Message("user", last_turn_text(limit.message)))
-        completion = await self.complete("final", messages, "final")
+        completion = await self.ask_root("final", "final", Message("user", last_turn_text(limit.message)))
         reply = parse_reply(completion.text, truncated=False)
         if "FINAL" in reply.code:  # a root of habit: its variables are still there
             result = await self.execute(reply.code, timeout=min(10.0, self.task.limits.step_s))

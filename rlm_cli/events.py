@@ -141,20 +141,24 @@ class RoleUsage:
 
 @dataclass(frozen=True)
 class Cost:
-    """US dollars. `known` is false when any call's price is unknown: then `usd` is only the known part."""
+    """US dollars. `known` is false when any call's price is unknown: then `usd` is only the known part. `saved_usd` is
+    what the replies that were not asked for again would have cost."""
 
     usd: float = 0.0
     known: bool = True
     by_model: Mapping[str, float] = field(default_factory=dict)
+    saved_usd: float = 0.0
 
 
 @dataclass(frozen=True)
 class Calls:
-    """Requests. `root` and `sub` count logical calls, `retries` the extra attempts; total == requests sent."""
+    """Requests. `root` and `sub` count logical calls, `retries` the extra attempts; total == requests sent. `cached`
+    counts sub-calls answered by an earlier reply, which sent nothing."""
 
     root: int = 0
     sub: int = 0
     retries: int = 0
+    cached: int = 0
 
     @property
     def total(self) -> int:
@@ -206,6 +210,8 @@ class Result:
     cost: Cost = Cost()
     calls: Calls = Calls()
     iterations: int = 0
+    compactions: int = 0
+    """How often the conversation was shortened to fit the root's window."""
     depth: int = 0
     timing: Timing = Timing()
     limit_hit: str | None = None
@@ -389,6 +395,18 @@ class KernelRestarted:
 
 
 @dataclass(frozen=True)
+class Compacted:
+    """The conversation neared the root's window: all turns but the last `kept` are now `account`, a message."""
+
+    step: int
+    turns: int
+    """Turns that `account` stands for."""
+    kept: int
+    account: str
+    type: str = "history.compacted"
+
+
+@dataclass(frozen=True)
 class Warned:
     """Something the user should know that does not stop the run. Collected into the result's `warnings`."""
 
@@ -428,6 +446,7 @@ Event = (
     | StepFinished
     | LimitReached
     | KernelRestarted
+    | Compacted
     | Warned
     | RunFinished
     | Unknown

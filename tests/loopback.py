@@ -19,7 +19,9 @@ Behaviours (any number, separated by `/`):
     400 401 403 404 quota filter   that error, in OpenAI's wording, always
     nousage       no usage record;  cachedNN / reasonN: usage details
     badjsonNN     NN % of replies are broken JSON;  refuseNN: NN % are refusals
-    fence think   the reply in a code fence / after a <think> block
+    fence think   the reply in a code fence / after a <think> block;  thought: after a </think> that nothing opened
+    toolcall refusal   the reply as the argument of a tool call / in the refusal field, and no content
+    mid429xN      the first N streams break off half way with an error record that says 429
     huge2mb       a reply of 2 MB;  empty: an empty reply
 
 The oracle looks up labels of *items that it sees* (`item <id>: ...` lines), never a case's answer, so a lost chunk
@@ -243,7 +245,7 @@ class Behaviour:
         """The fault that request number `seen` (from 0) to this model name must meet, or ""."""
         past = 0
         for part in self.parts:
-            match = re.fullmatch(r"(429|500|503|drop|reset|400|401|403|404|quota|filter)(?:x(\d+))?", part)
+            match = re.fullmatch(r"(429|500|503|drop|mid429|reset|400|401|403|404|quota|filter)(?:x(\d+))?", part)
             if match and not match[2]:
                 return match[1]
             if match and seen < past + int(match[2]):
@@ -397,6 +399,8 @@ class LoopbackServer:
             reply = f"Here it is:\n```json\n{reply}\n```"
         if behaviour.has("think"):
             reply = f'<think>Hmm, {{"a": 1}} maybe.</think>\n{reply}'
+        if behaviour.has("thought"):
+            reply = f"Hmm, I could `look`.\n</think>\n{reply}"
         return reply + "x" * (int(behaviour.number("huge")) * 2**20)
 
 
@@ -448,7 +452,7 @@ class _Exchange:
         self.http, self.entry, self.index, self.behaviour = http, entry, index, behaviour
         self.server = http.server_state
         self.prompt_tokens = sum(tokens(m["content"]) + 4 for m in entry.messages)
-        self._left = False
+        self._left = self.limited = False
 
     def leave(self) -> None:
         if not self._left:
@@ -469,7 +473,9 @@ class _Exchange:
         elif fault in ERRORS:
             self.error(fault)
         else:
-            self.answer(self.server.reply_to(self.behaviour, self.entry.messages), breaks=fault == "drop")
+            self.limited = fault == "mid429"
+            breaks = fault in ("drop", "mid429")
+            self.answer(self.server.reply_to(self.behaviour, self.entry.messages), breaks=breaks)
 
     def pause(self, seconds: float) -> None:
         """Wait; a client that hangs up meanwhile raises `ConnectionResetError`."""
@@ -505,7 +511,7 @@ class _Exchange:
             self.whole(reply, breaks=breaks)
 
     def whole(self, reply: str, *, breaks: bool) -> None:
-        message = {"role": "assistant", "content": reply}
+        message = {"role": "assistant", **self.content(reply)}
         body = self.envelope("chat.completion", {"message": message, "finish_reason": "stop"}) | self.usage(reply)
         data = json.dumps(body).encode()
         if not breaks:
@@ -527,8 +533,8 @@ class _Exchange:
         sent = 0
         for piece in self.pieces(reply):
             if breaks and sent >= len(reply) // 2:
-                return self.reset()
-            self.event(self.envelope("chat.completion.chunk", {"delta": {"content": piece}, "finish_reason": None}))
+                return self.slow_down() if self.limited else self.reset()
+            self.event(self.envelope("chat.completion.chunk", {"delta": self.content(piece), "finish_reason": None}))
             sent += len(piece)
             self.server.update(self.index, output_tokens=tokens(reply[:sent]))
             self.pause(drip)
@@ -541,7 +547,26 @@ class _Exchange:
         self.chunk(b"")
         return None
 
+    def content(self, text: str) -> dict[str, Any]:
+        """A message's (or a delta's) content, where this model puts it."""
+        if self.behaviour.has("refusal"):
+            return {"content": None, "refusal": text}
+        if self.behaviour.has("toolcall"):
+            code = re.sub(r"(?s).*?```\w*\n(.*?)```.*", r"\1", text)
+            call = {"name": "python", "arguments": json.dumps({"code": code})}
+            return {"content": None, "tool_calls": [{"index": 0, "id": "t1", "type": "function", "function": call}]}
+        return {"content": text}
+
+    def slow_down(self) -> None:
+        """The provider changes its mind in the middle of a reply."""
+        self.event({"error": {"message": "Rate limit reached for requests", "type": "requests", "code": 429}})
+        self.chunk(b"")
+        self.leave()
+
     def pieces(self, reply: str) -> Iterator[str]:
+        if self.behaviour.has("toolcall"):
+            yield reply
+            return
         size = max(1, min(32 if len(reply) < 20_000 else 8192, -(-len(reply) // 2)))
         yield from (reply[i : i + size] for i in range(0, len(reply), size))
         end = time.monotonic() + PATIENCE_S

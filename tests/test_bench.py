@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import re
 import sys
 import threading
+import time
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlm_cli.bench import figures, lab, process, script, server, table
+from rlm_cli.bench import figures, inputs, lab, meter, mmap_scan, plan, process, rows, script, server, table
 
 scripts = st.builds(
     script.Script,
-    kind=st.sampled_from(["len", "batch", "seq"]),
-    n=st.integers(1, 10_000),
+    kind=st.sampled_from(["len", "batch", "seq", "search", "answer"]),
+    n=st.integers(0, 10_000),
     dialect=st.sampled_from(["final", "answer"]),
 )
 
 
 def ended(out: str = "", *, status: int = 0) -> process.Ended:
-    return process.Ended(started=100.0, ended=110.0, status=status, peak=0, out=out, err="")
+    digest = process.digest([out.encode()])
+    return process.Ended(started=100.0, ended=110.0, status=status, peak=0, out=out, err="", digest=digest)
 
 
 def root(*texts: str, arrived: float = 0.0) -> server.Seen:
@@ -38,14 +44,15 @@ def test_a_script_survives_the_model_name(plan: script.Script) -> None:
     assert script.parse(plan.name) == plan
 
 
-@pytest.mark.parametrize("kind", ["len", "batch", "seq"])
+@pytest.mark.parametrize(("kind", "n"), [("len", 7), ("batch", 7), ("seq", 7), ("search", 0), ("answer", 2_007)])
 @pytest.mark.parametrize("dialect", ["final", "answer"])
-def test_a_script_leads_to_its_answer(kind: Any, dialect: Any) -> None:
+def test_a_script_leads_to_its_answer(kind: Any, n: int, dialect: Any) -> None:
     """Played against a perfect harness, each script ends in its last turn with the answer that the check wants."""
-    plan = script.Script(kind, 7, dialect)
+    plan = script.Script(kind, n, dialect)
+    context = b"".join(inputs.blocks(2_000_000, "ascii")).decode()
     submitted: list[str] = []
     names: dict[str, Any] = {
-        "context": "x" * 50,
+        "context": context,
         "FINAL": submitted.append,
         "answer": {},
         "llm_query": script.sub_reply,
@@ -55,7 +62,10 @@ def test_a_script_leads_to_its_answer(kind: Any, dialect: Any) -> None:
     for turn in range(plan.turns):
         assert (submitted, names["answer"]) == ([], {})
         exec(plan.reply(turn).split("```repl\n")[1].split("```")[0], names)
-    assert [*submitted, *([names["answer"]["content"]] if names["answer"] else [])] == [plan.answer(50)]
+    counts = [len(list(re.finditer(pattern, context))) for pattern in plan.patterns]
+    due = "".join(plan.answer(len(context), counts))
+    assert [*submitted, *([names["answer"]["content"]] if names["answer"] else [])] == [due]
+    assert all(counts)
 
 
 def test_a_batch_out_of_order_is_noticed() -> None:
@@ -69,7 +79,7 @@ def test_a_batch_out_of_order_is_noticed() -> None:
     }
     for turn in range(plan.turns):
         exec(plan.reply(turn).split("```repl\n")[1].split("```")[0], names)
-    assert submitted != [plan.answer(0)]
+    assert submitted != ["".join(plan.answer(0))]
 
 
 def post(url: str, body: dict[str, Any]) -> str:
@@ -135,7 +145,7 @@ def test_a_command_that_hangs_is_stopped(tmp_path: Path) -> None:
 def test_only_a_right_run_counts() -> None:
     """Wrong answers and missing or extra requests are failures, whatever the exit code said."""
     plan = script.Script("batch", 3, "final")
-    job = lab.Job("batch", 3, lab.Context(Path("unused"), 10))
+    job = lab.Job("batch", 3, lab.Context(Path("unused"), 10, 10))
     lab.check(plan, job, ended("3\n"), roots=2, subs=3)
     for out, roots, subs in [("2", 2, 3), ("", 2, 3), ("3", 1, 3), ("3", 2, 4)]:
         with pytest.raises(lab.FailedError):
@@ -148,20 +158,119 @@ def test_a_trial_is_read_by_the_arrival_of_root_requests() -> None:
     trial = lab.Trial(ended(), tuple(root("go", arrived=at) for at in arrivals))
     assert (trial.to_first_request, trial.first_cell) == (3.0, 1.0)
     assert trial.per_turn == pytest.approx(0.015)
+    assert (trial.to_first_look, trial.cell(1), trial.after_answer) == pytest.approx((4.0, 0.5, 5.27))
 
 
-@given(st.integers(0, 3_000_000))
-def test_a_context_has_the_size_asked_for(size: int) -> None:
-    """To the byte, in ASCII, so bytes are characters."""
-    text = b"".join(lab.text_blocks(size))
-    assert (len(text), text.isascii()) == (size, True)
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 3_000_000), st.sampled_from(["ascii", "emoji"]))
+def test_a_context_has_the_size_asked_for(size: int, writing: Any) -> None:
+    """To the byte, in whole characters, as many as are counted."""
+    data = b"".join(inputs.blocks(size, writing))
+    text = data.decode()
+    assert (len(data), sum(inputs.count_chars(data))) == (size, len(text))
+    assert text.isascii() == (writing == "ascii" or size < 108)
+
+
+def test_no_line_of_a_context_comes_twice() -> None:
+    """Repeated blocks differ in every line, and in nothing but their number."""
+    lines = b"".join(inputs.blocks(108 * 120, "ascii", 50)).splitlines()
+    assert len(set(lines)) == len(lines) == 120
+    assert lines[7][4:] == lines[57][4:] == lines[107][4:]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_a_scan_by_hand_counts_every_match(tmp_path: Path, processes: int) -> None:
+    """However many processes share the file."""
+    path = tmp_path / "log"
+    path.write_bytes(b"".join(inputs.blocks(500_000, "emoji")))
+    pattern = script.SEARCHES[0][2]
+    assert mmap_scan.main(processes, re.compile(pattern.encode()), str(path)) == len(
+        re.findall(pattern, path.read_text("utf-8"))
+    )
+
+
+@given(st.binary(max_size=40), st.lists(st.integers(0, 40)), st.integers(0, 3))
+def test_a_digest_is_of_the_text_however_it_comes(data: bytes, cuts: list[int], newlines: int) -> None:
+    """In any pieces, and with any number of newlines at the end; any other difference shows."""
+    text = data.rstrip(b"\n")
+    edges = [0, *sorted(cuts), len(text) + newlines + 40]
+    whole = text + b"\n" * newlines
+    assert process.digest(whole[a:b] for a, b in pairwise(edges)) == process.digest([text])
+    assert process.digest([b"\n" + text]) != process.digest([text + b"x"]) != process.digest([text])
+
+
+def test_a_large_output_is_known_by_its_end_and_its_digest(tmp_path: Path) -> None:
+    code = "for i in range(300): print('x' * 9999)"
+    got = process.run([sys.executable, "-c", code], folder=tmp_path, env={}, timeout=60)
+    assert (len(got.out), got.digest) == (2**20, process.digest([b"x" * 9999 + b"\n"] * 300))
+
+
+@pytest.mark.parametrize(
+    ("stat", "expected"),
+    [
+        ("anon 1000\nfile 90000\nshmem 200\nanon_thp 500\n", 1200),
+        ("cache 90000\nrss 7\nrss_huge 5\ntotal_cache 90000\ntotal_rss 1000\ntotal_shmem 200\n", 1200),
+        ("cache 90000\ntotal_rss 1000\n", 1000),
+        ("", 0),
+    ],
+)
+def test_memory_that_cannot_be_dropped_is_counted(stat: str, expected: int) -> None:
+    """Anonymous and shared, in both versions of cgroups; page cache never."""
+    assert meter.unreclaimable(stat) == expected
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [
+        ("0::/system.slice/docker-ab.scope", "/sys/fs/cgroup/system.slice/docker-ab.scope/memory.stat"),
+        ("7:memory:/docker/ab", "/sys/fs/cgroup/memory/docker/ab/memory.stat"),
+        ("3:cpu,cpuacct:/docker/ab", "None"),
+        ("0::/", "None"),
+        ("", "None"),
+    ],
+)
+def test_a_container_is_found_among_cgroups(group: str, expected: str) -> None:
+    assert str(meter.stat_path(group)) == expected
+
+
+def test_a_meter_takes_only_the_container_of_its_command() -> None:
+    """The owner on the label is a process of the session that the command leads."""
+    here = os.getsid(0)
+    assert meter.belongs([str(os.getpid())], here)
+    assert not any(meter.belongs(process, here) for process in ([], ["x"], ["999999999"]))
+    assert not meter.belongs([str(os.getpid())], here + 1)
+
+
+def test_a_meter_says_why_it_saw_nothing() -> None:
+    with meter.ContainerMeter(None) as none:
+        none.start(1)
+    with meter.ContainerMeter(lambda _pid: "") as unseen:
+        unseen.start(1)
+    assert (none.peak, none.reason) == (0, "has no container")
+    assert (unseen.peak, unseen.reason) == (0, "no container was seen")
+
+
+def test_what_a_peer_cannot_hold_is_not_given_to_it() -> None:
+    """By its appetite and by how much memory it may have; ours takes any size."""
+    nobody = lab.Contender("ours", "final", lambda *_: [])
+    peer = lab.Contender("rlms docker", "answer", lambda *_: [], needs=lab.NEEDS["docker"])
+    assert nobody.shortage(10**12, "emoji", 1) == ""
+    assert peer.shortage(10**8, "ascii", 2 * 10**9) == ""
+    assert peer.shortage(10**9, "ascii", 10**10).startswith("needs about 18 GB of memory, 10 GB")
+
+
+def test_a_plan_without_room_has_nothing_of_the_largest_size() -> None:
+    """And still scans and looks at all the rest."""
+    less = plan.FULL.without_largest()
+    assert max(less.looks).size == max(item for item, _ in less.scans).size == lab.GB
+    assert [index for _, index in less.scans] == [index for _, index in plan.FULL.scans]
 
 
 @given(st.text(), st.text(), st.text())
 def test_the_common_prefix_is_common_and_longest(head: str, left: str, right: str) -> None:
     """No shorter than what is known to be shared, and the texts differ right after it."""
     a, b = head + left, head + right
-    n = figures.common_prefix(a, b)
+    n = rows.common_prefix(a, b)
     assert (n >= len(head), a[:n] == b[:n]) == (True, True)
     assert a[n : n + 1] != b[n : n + 1] or a == b
 
@@ -170,8 +279,8 @@ def test_the_kept_share_is_that_of_the_worst_turn() -> None:
     """Append-only prompts keep everything; a counter at the head of the prompt keeps next to nothing."""
     grown = [root("question"), root("question", "code", "output"), root("question", "code", "output", "code", "more")]
     counted = [root("turn 1 of 9, question"), root("turn 2 of 9, question", "code", "output")]
-    assert figures.kept_share(grown) == 100
-    assert figures.kept_share(counted) < 50
+    assert rows.kept_share(grown) == 100
+    assert rows.kept_share(counted) < 50
 
 
 @pytest.mark.parametrize(
@@ -202,3 +311,110 @@ def test_the_table_says_what_is_missing_and_why() -> None:
         "",
         "n/a, rlms docker: exit 1: no engine",
     ]
+
+
+class Rehearsal(lab.Lab):
+    """A lab that runs nothing: every trial takes as long as its bytes say, and commands count what is to be counted."""
+
+    def context(self, size: int, writing: Any = "ascii") -> lab.Context:
+        return lab.Context(Path("unused"), size, size)
+
+    def count(self, context: lab.Context, pattern: str) -> int:
+        return 3
+
+    def command(self, command: list[str], on_start: Any = None) -> process.Ended:
+        return process.Ended(0.0, 2.0, 0, 0, "3\n", "")
+
+    def trial(self, contender: lab.Contender, job: lab.Job, *, metered: bool = False) -> lab.Trial:
+        if contender.name == "rlms docker" and job.kind == "answer":
+            raise lab.FailedError("no room")
+        turn = 0.010 if job.context.size < lab.GB else 0.012
+        roots = tuple(root("go", arrived=101 + turn * number) for number in range(8))
+        peak = 50_000_000 + job.n * 10 * (job.kind == "answer")
+        return lab.Trial(process.Ended(100.0, 103.0, 0, peak, "", ""), roots, 40_000_000 if metered else "")
+
+
+@pytest.fixture
+def model() -> Iterator[server.ModelServer]:
+    with server.ModelServer() as running:
+        yield running
+
+
+def rehearsed(model: server.ModelServer, *names: str) -> dict[str, figures.Figure]:
+    """The figures of some rows by title (a continuation by that and the title before it)."""
+    crew = (
+        lab.Contender("ours", "final", lambda *_: [], container=lambda _: ""),
+        lab.Contender("rlms docker", "answer", lambda *_: [], lambda _: "", lab.NEEDS["docker"]),
+    )
+    place = Rehearsal(model, Path("unused"), crew, time.monotonic() + 1000, lambda _: None)
+    got, head = dict[str, figures.Figure](), ""
+    for name in names:
+        for figure in rows.ROWS[name](rows.Rows(place, plan.FULL, most_memory=4 * lab.GB)):
+            head = head if figure.title.startswith("...") else figure.title
+            got[figure.title if figure.title == head else f"{head} {figure.title}"] = figure
+    return got
+
+
+def test_sizes_are_compared_run_by_run(model: server.ModelServer) -> None:
+    """Ours at every size; a peer as far as memory reaches, with the reason behind it."""
+    got = rehearsed(model, "turn", "look")
+    ratio = got["harness time per turn, 5 GB ... 5 GB over 1 KB"].values["ours"]
+    assert list(ratio.samples) == pytest.approx([1.2] * plan.FULL.repeats)
+    assert got["harness time per turn, 1 GB with emoji"].values["ours"].median == pytest.approx(12)
+    docker = got["harness time per turn, 1 GB"].values["rlms docker"]
+    assert docker.reason.startswith("1 GB needs about 18 GB of memory, 4 GB")
+    look = got["command start until len(context) is seen, 5 GB"].values["ours"].median
+    more = got["command start until len(context) is seen, 5 GB ... more than at 1 KB"].values["ours"].median
+    assert [look, more] == [pytest.approx(1.012), pytest.approx(0.002)]
+
+
+def test_scans_are_measured_against_their_best_rival(model: server.ModelServer) -> None:
+    """grep for the literal, both scans by hand for the rest; the cell's own turn is what counts."""
+    got = rehearsed(model, "scan")
+    ratios = {title: figure for title, figure in got.items() if title.endswith("ours over the best")}
+    assert [figure.target for figure in ratios.values()] == [1.5, 1.2, 1.2, 1.2, 1.2]
+    assert all(figure.values["ours"].median == pytest.approx(0.006) for figure in ratios.values())
+    assert "count pool exhausted in 5 GB ... grep -c" in got
+    assert len([title for title in got if title.endswith("re over mmap, 2 processes")]) == 4
+
+
+def test_memory_is_that_of_the_command_and_of_its_container(model: server.ModelServer) -> None:
+    got = rehearsed(model, "memory", "answer")
+    head = "peak memory of the command, 1 GB with emoji"
+    assert got[head].values["ours"].median == 50
+    assert got[f"{head} ... of its container, without page cache"].values["ours"].median == 40
+    large = "answer of 100 MB: submitted until the command ends"
+    assert got[large].values["ours"].median == pytest.approx(103 - 101.07)
+    assert got[large].values["rlms docker"].reason == "no room"
+    assert got[f"{large} ... memory of the command that it adds"].values["ours"].median == pytest.approx(9.9999)
+
+
+def test_a_rival_that_counts_something_else_is_no_rival(model: server.ModelServer) -> None:
+    """Then the row says so instead of giving a ratio."""
+
+    class Odd(Rehearsal):
+        def count(self, context: lab.Context, pattern: str) -> int:
+            return 4
+
+    ours = lab.Contender("ours", "final", lambda *_: [])
+    place = Odd(model, Path("unused"), (ours,), time.monotonic() + 1000, lambda _: None)
+    got = rows.Rows(place, plan.QUICK, most_memory=0).scan()
+    assert [(figure.title, figure.values["ours"].reason) for figure in got] == [
+        ("count in 100 MB", "grep -c counted 3 of 'pool exhausted'"),
+        ("count in 10 MB", "re over mmap, 1 process counted 3 of '(timeout|refused|exhausted) after [0-9]+'"),
+    ]
+
+
+def test_what_was_measured_before_time_was_up_stands(model: server.ModelServer) -> None:
+    """The end of the time takes no samples away; a contender's own failure does."""
+    ours = lab.Contender("ours", "final", lambda *_: [])
+    late = lab.Lab(model, Path("unused"), (ours,), time.monotonic(), lambda _: None)
+    job = lab.Job("len", 3, lab.Context(Path("unused"), 1, 1))
+    table_of = rows.Rows(late, plan.QUICK, most_memory=0)
+    one = lab.Trial(ended(), (root("go"),))
+    results: rows.Results = {"ours": [one]}
+    table_of.attempt(results, ours, job)
+    assert (list(late.repeats(3)), results["ours"]) == ([0], [one])
+    nothing: rows.Results = {"ours": []}
+    table_of.attempt(nothing, ours, job)
+    assert nothing["ours"] == "out of time"

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 
 from rlm_cli.engine import Deps, LedgerView, Limits, Outcome, Task, run
-from rlm_cli.errors import AuthError, LimitError, ProviderError, RlmError
-from rlm_cli.events import CodeWritten, StepFinished
+from rlm_cli.errors import AuthError, LimitError, ProviderError, RlmError, SandboxError
+from rlm_cli.events import CodeWritten, Compacted, StepFinished
 from rlm_cli.models import Completion, OnText, Request
 from rlm_cli.prompts import InputFacts
 from rlm_cli.sandbox import Answer, Captured, StepResult, SubReply
 
-from .fakes import Events, ScriptedModel, ScriptedSandbox, fence, final, no_totals, printed
+from .fakes import Cell, Events, ScriptedModel, ScriptedSandbox, fence, final, no_totals, printed
 
 
 def play(
@@ -24,6 +25,7 @@ def play(
     events: Events | None = None,
     limits: Limits | None = None,
     check: Callable[[Answer], str] = lambda answer: "",
+    root_window: int | None = None,
 ) -> Outcome:
     task = Task(
         question="How many?",
@@ -34,6 +36,7 @@ def play(
         aliases={"cheap": "m/cheap"},
         limits=limits or Limits(),
         check=check,
+        root_window=root_window,
     )
     deps = Deps(model, sandbox, events or Events(), LedgerView(no_totals))
     return asyncio.run(asyncio.wait_for(run(task, deps), 20))
@@ -158,12 +161,12 @@ def test_on_limit_fail_takes_no_last_turn() -> None:
     assert (outcome.status, outcome.limit, len(model.requests)) == ("no_answer", "iterations", 1)
 
 
-def test_a_last_turn_that_fails_is_no_answer_but_still_the_limit() -> None:
-    """The provider failing in the last turn does not hide which cap was reached."""
+def test_a_last_turn_that_fails_leaves_what_was_printed_and_still_the_limit() -> None:
+    """The provider failing in the last turn does not hide which cap was reached, nor what the code had found."""
     model = ScriptedModel([fence("1"), ProviderError("down")])
     events = Events()
     outcome = play(model, ScriptedSandbox([printed("a")]), events, Limits(iterations=1))
-    assert (outcome.status, outcome.limit) == ("no_answer", "iterations")
+    assert (outcome.status, outcome.limit, text_of(outcome)) == ("partial", "iterations", "a")
     assert "warning" in events.types
 
 
@@ -386,3 +389,94 @@ def test_repairs_are_bounded_and_the_value_is_kept() -> None:
     model = ScriptedModel([fence("FINAL('a')")] * 4)
     outcome = play(model, ScriptedSandbox([final("a")] * 4), check=lambda a: "wrong")
     assert (outcome.status, outcome.error and outcome.error.code, text_of(outcome)) == ("error", "schema", "a")
+
+
+# -- the conversation is shortened ---------------------------------------------------------------------------------
+
+
+def talk(turns: int, chars: int) -> tuple[ScriptedModel, ScriptedSandbox]:
+    """A run of so many turns that print so much each, before the one that answers."""
+    roots: list[str | RlmError] = [fence(f"step_{i} = look({i})") for i in range(turns)]
+    cells = [
+        StepResult("ok", stdout=Captured(f"out {i} " + "x" * chars, "", chars), variables=(f"step_{i}: int",))
+        for i in range(turns)
+    ]
+    return ScriptedModel([*roots, fence("FINAL('done')")]), ScriptedSandbox([*cells, final("done")])
+
+
+def test_a_long_conversation_is_shortened_before_it_passes_the_window() -> None:
+    """Every prompt fits; the account tells what old turns did, the newest stay whole, variables are listed."""
+    model, sandbox = talk(40, 3000)
+    events = Events()
+    outcome = play(model, sandbox, events, Limits(iterations=50), root_window=16_000)
+    assert (outcome.status, outcome.iterations) == ("ok", 41)
+    assert max(request.chars for request in model.requests) < 16_000 * 3
+    shortened = [event for event in events.seen if isinstance(event, Compacted)]
+    assert 2 <= len(shortened) < 20
+    last = model.requests[-1].messages
+    assert last[:2] == model.requests[0].messages
+    assert "step_0 = look(0)" in last[3].content
+    assert f"step_{shortened[-1].step - 2}: int" in last[3].content
+    assert last[3].content == shortened[-1].account
+    assert [message.role for message in last[1:]] == ["user", *["assistant", "user"] * ((len(last) - 2) // 2)]
+
+
+def test_between_two_shortenings_prompts_only_grow() -> None:
+    """The cache of the provider is lost once for each shortening and not in between."""
+    model, sandbox = talk(40, 3000)
+    events = Events()
+    play(model, sandbox, events, Limits(iterations=50), root_window=16_000)
+    prompts = [request.messages for request in model.requests]
+    broken = sum(later[: len(earlier)] != earlier for earlier, later in itertools.pairwise(prompts))
+    assert broken == events.types.count("history.compacted")
+
+
+def test_an_overflow_that_the_provider_reports_is_survived() -> None:
+    """The window is unknown, or smaller than believed: shorten more and more, and ask the same again."""
+    model, sandbox = talk(6, 100)
+    overflow = ProviderError("too long", code="context_overflow")
+    model.roots[5:5] = [overflow, overflow]
+    events = Events()
+    outcome = play(model, sandbox, events)
+    assert (outcome.status, text_of(outcome)) == ("ok", "done")
+    assert [event.kept for event in events.seen if isinstance(event, Compacted)] == [4, 2]
+    calls = [request.call for request in model.requests]
+    assert len(set(calls)) == len(calls)
+
+
+def test_an_opening_that_is_too_long_ends_the_run() -> None:
+    """There is nothing to shorten: the provider's own words end the run."""
+    with pytest.raises(ProviderError, match="too long"):
+        play(ScriptedModel([ProviderError("too long", code="context_overflow")]), ScriptedSandbox([]))
+
+
+# -- always an answer ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", [ProviderError("down", code="provider_down"), SandboxError("gone")])
+def test_what_was_found_survives_a_lost_model_or_sandbox(lost: RlmError) -> None:
+    """The last output that said something, marked partial, with the error; and it is said that nobody submitted it."""
+    events = Events()
+
+    async def broken(_: ScriptedSandbox) -> StepResult:
+        raise lost
+
+    roots: list[str | RlmError] = [fence("look()"), fence("quiet()")]
+    cells: list[StepResult | Cell] = [printed("3 refunds so far\n"), printed("")]
+    if isinstance(lost, ProviderError):
+        roots.append(lost)
+    else:
+        roots.append(fence("dies()"))
+        cells.append(broken)
+    outcome = play(ScriptedModel(roots), ScriptedSandbox(cells), events)
+    assert outcome == Outcome("partial", Answer("text", b"3 refunds so far\n"), 3, None, lost)
+    assert "warning" in events.types
+
+
+@pytest.mark.parametrize("on_limit", ["answer", "fail"])
+def test_nothing_found_or_nothing_wanted_is_the_error_itself(on_limit: Literal["answer", "fail"]) -> None:
+    """Before the first output, and with --on-limit fail, a lost provider is just that."""
+    roots: list[str | RlmError] = [fence("look()")] if on_limit == "fail" else []
+    model = ScriptedModel([*roots, ProviderError("down")])
+    with pytest.raises(ProviderError, match="down"):
+        play(model, ScriptedSandbox([printed("found")]), limits=Limits(on_limit=on_limit))

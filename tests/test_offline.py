@@ -25,7 +25,7 @@ from rlm_cli.models.offline import OFFLINE_NOTE, OfflineModel
 from rlm_cli.models.offline.extract import NOT_FOUND, extract, split_prompt
 from rlm_cli.models.offline.question import read_question
 from rlm_cli.models.offline.root import INTRODUCTION, NOTHING, ROUNDS, TURNS, question_in
-from rlm_cli.prompts import InputFacts, Remaining, cut_after_block, opening, parse_reply
+from rlm_cli.prompts import BlockCutter, InputFacts, Remaining, opening, parse_reply
 from rlm_cli.sandbox import ContextFacts
 from rlm_cli.sandbox.kernel.search import grep
 
@@ -103,7 +103,7 @@ def ask(question: str, context: Context, *, session: Session | None = None) -> s
     for _ in range(TURNS * ROUNDS + 1):
         reply = asyncio.run(OfflineModel().complete(Request("c1", "root", "offline", messages))).text
         code = parse_reply(reply).code
-        assert code and cut_after_block(reply) is None
+        assert code and BlockCutter()(reply) is None
         try:
             observation = session.run(code)
         except _Submitted as done:

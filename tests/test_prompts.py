@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm_cli.prompts import (
+    BlockCutter,
     InputFacts,
     Remaining,
-    cut_after_block,
     observation_text,
     opening,
     parse_reply,
@@ -87,10 +87,18 @@ def test_final_in_prose(reply: str, answer: str | None) -> None:
 def test_the_stream_is_cut_only_when_the_model_goes_on() -> None:
     """A reply that stops by itself keeps the provider's usage record."""
     block = "go\n```repl\nx = 1\n```"
-    assert cut_after_block(block) is None
-    assert cut_after_block(block + "\n") is None
-    assert cut_after_block(block + "\nOutput:") == len(block)
-    assert cut_after_block("go\n```repl\nx = 1\n") is None
+    cut = BlockCutter()
+    assert [cut(text) for text in ("go\n```repl\nx = 1\n", block, block + "\n")] == [None, None, None]
+    assert cut(block + "\nOutput:") == len(block)
+
+
+def test_a_long_program_is_not_read_again_for_every_piece() -> None:
+    """The number of characters looked at grows with the reply, not with its square: 200 KB in pieces of four."""
+    reply = "go\n```repl\n" + "x = 'some text of a program'\n" * 7_000
+    cut = BlockCutter()
+    assert {cut(reply[:end]) for end in range(0, len(reply), 4)} == {None}
+    done = reply + "```\nOutput: 7"
+    assert cut(done) == len(reply) + 3
 
 
 python_lines = st.lists(
@@ -122,8 +130,9 @@ def test_any_program_survives_its_fence(lines: list[str], before: str) -> None:
 def test_streaming_and_whole_agree(text: str, cut: int) -> None:
     """Where the stream would be cut never changes which code is found."""
     reply = f"{text[:20]}\n```repl\nprint(1)\n```\n{text}"
+    cutter = BlockCutter()
     for end in range(len(reply) + 1):
-        at = cut_after_block(reply[:end])
+        at = cutter(reply[:end])
         if at is not None:
             assert parse_reply(reply[:at]).code == parse_reply(reply).code
             return
@@ -184,3 +193,44 @@ def test_the_root_is_told_which_kind_of_text_it_has() -> None:
 def test_the_payload_fits_the_window(window: int | None, chars: int) -> None:
     """One round number, safely inside the sub-model's window."""
     assert payload_chars(window) == chars
+
+
+PIECES = ["`", "```", "~~~", "\n", "repl", "py", "x = 1", '"""', "'", "</think>", "<think>", " "]
+
+
+@given(st.lists(st.sampled_from(PIECES)))
+def test_pieces_and_whole_agree_on_where_to_cut(parts: list[str]) -> None:
+    """However the text came, a cutter that saw it grow says what one says that sees it for the first time."""
+    growing, text = BlockCutter(), ""
+    for part in parts:
+        text += part
+        assert growing(text) == BlockCutter()(text)
+
+
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        ('<tool_call>{"name": "python", "arguments": {"code": "print(1)"}}</tool_call>', "print(1)"),
+        ('I look.\n<tool_call>\n{"name": "x", "arguments": "{\\"code\\": \\"a = 1\\"}"}\n</tool_call>', "a = 1"),
+        ('{"code": "print(2)\\nprint(3)"}', "print(2)\nprint(3)"),
+        ('{"name": "repl", "parameters": {"source": "y"}}', "y"),
+        ("<|python_tag|>print(4)<|eom_id|>", "print(4)"),
+        ("Thoughts.\n<code>\nprint(5)\n</code>", "print(5)"),
+        ("I plan.\n```\nnot this\n```\n</think>\n```repl\nprint(6)\n```", "print(6)\n"),
+        ("<think>\n```repl\nno\n```\n</think>\n```repl\nprint(7)\n```", "print(7)\n"),
+        ("~~~python\nprint(8)\n~~~", "print(8)\n"),
+        ("```repl\n1\n```\n<code>2</code>", "1\n"),
+    ],
+)
+def test_other_ways_to_write_code(reply: str, code: str) -> None:
+    """What models write that were trained to call tools, or whose thinking is not opened."""
+    assert parse_reply(reply).code == code
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ['{"answer": 42}', "<tool_call>go</tool_call>", "a <code>", '{"code": 7}', '<tool_call>{"a": [}</tool_call>'],
+)
+def test_what_only_looks_like_code_is_not_run(reply: str) -> None:
+    """JSON that carries none, tags that say nothing."""
+    assert parse_reply(reply).code == ""

@@ -7,6 +7,8 @@ import contextlib
 import json
 import os
 import platform
+import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -14,15 +16,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import peer, table
-from .figures import FULL, QUICK, ROWS, Figure, Rows, Value
-from .lab import Contender, FailedError, Lab, ours, rlms
+from .figures import Figure, Value
+from .lab import GB, Contender, FailedError, Lab, ours, rlms
+from .plan import FULL, QUICK, ROOM, Plan
+from .rows import ROWS, Rows
 from .server import ModelServer
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     about = "Measure this harness against the rlms package, with a loopback model. Medians."
     parser = argparse.ArgumentParser(prog="python -m rlm_cli.bench", description=about)
-    parser.add_argument("--quick", action="store_true", help="fewer repeats and sizes, under 90 seconds")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats, nothing above 100 MB, under two minutes")
     parser.add_argument("--rows", default=",".join(ROWS), help="which rows, comma separated [default %(default)s]")
     parser.add_argument("--json", action="store_true", help="JSON with every sample instead of the table")
     parser.add_argument("--no-peer", action="store_true", help="ours alone")
@@ -39,7 +43,9 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def contenders(stack: contextlib.ExitStack, options: argparse.Namespace) -> tuple[list[Contender], dict[str, str]]:
+def contenders(
+    stack: contextlib.ExitStack, options: argparse.Namespace, most_memory: int
+) -> tuple[list[Contender], dict[str, str]]:
     """Who can run here, and why the others cannot (name -> reason)."""
     ready, missing = [ours()], dict[str, str]()
     if options.no_peer:
@@ -47,14 +53,33 @@ def contenders(stack: contextlib.ExitStack, options: argparse.Namespace) -> tupl
     try:
         say(f"preparing rlms {peer.VERSION} in {options.peer_venv}")
         place = peer.prepare(options.peer_venv, sys.executable)
-        ready.append(rlms(place, "local"))
+        ready.append(rlms(place, "local", most_memory))
     except peer.NotHereError as error:
         return ready, {"rlms local": str(error), "rlms docker": str(error)}
     try:
-        ready.append(rlms(place, "docker", stack.enter_context(peer.docker_image(place))))
+        ready.append(rlms(place, "docker", most_memory, stack.enter_context(peer.docker_image(place))))
     except peer.NotHereError as error:
         missing["rlms docker"] = str(error)
     return ready, missing
+
+
+def sized(quick: bool, free: int) -> tuple[Plan, dict[str, str]]:
+    """The plan for so many bytes of free disk, and what is not in it (name -> reason)."""
+    if quick:
+        return QUICK, {"what is above 100 MB": "left out by --quick"}
+    if free < ROOM:
+        why = f"needs {ROOM / GB:.0f} GB of free disk, here are {free / GB:.0f} (TMPDIR says where)"
+        return FULL.without_largest(), {"5 GB": why}
+    return FULL, {}
+
+
+def allowance() -> int:
+    """Bytes of memory that a peer may take: half of what is free, so that the machine lives."""
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")) // 2
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def measure(rows: Rows, names: Sequence[str]) -> list[Figure]:
@@ -77,14 +102,15 @@ def machine() -> str:
 def main(argv: Sequence[str]) -> int:
     """Exit code 1 when a figure of ours could not be taken; a missed target is in the table, not in the code."""
     options = arguments(argv)
-    plan = QUICK if options.quick else FULL
-    deadline = time.monotonic() + (85 if options.quick else 570)
+    most_memory = allowance()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rlm-bench-")))
-        ready, missing = contenders(stack, options)
+        plan, left_out = sized(options.quick, shutil.disk_usage(folder).free)
+        ready, missing = contenders(stack, options, most_memory)
         server = stack.enter_context(ModelServer())
-        lab = Lab(server, folder, tuple(ready), deadline, say)
-        figures = measure(Rows(lab, plan), options.rows)
+        lab = Lab(server, folder, tuple(ready), time.monotonic() + plan.seconds, say)
+        figures = measure(Rows(lab, plan, most_memory), options.rows)
+    missing |= left_out
     place = machine()
     if options.json:
         print(json.dumps({"machine": place, "missing": missing, "figures": table.as_json(figures)}, indent=1))
@@ -95,4 +121,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # inputs of gigabytes and an image are to be removed
     sys.exit(main(sys.argv[1:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import signal
 import subprocess
@@ -10,19 +11,21 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 GRACE_S = 10.0
 """From SIGTERM to SIGKILL for a command that overran its time: enough to take down its container."""
+PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Ended:
     """`started`, `ended`: monotonic seconds. `status`: exit code, or minus the signal. `peak`: bytes of resident
-    memory, of the process or its largest child, whichever is more."""
+    memory, of the process or its largest child, whichever is more. `out`, `err`: at most the last megabyte; `digest`:
+    of all of the stdout, as `digest` makes it."""
 
     started: float
     ended: float
@@ -30,6 +33,7 @@ class Ended:
     peak: int
     out: str
     err: str
+    digest: str = ""
 
     @property
     def seconds(self) -> float:
@@ -43,8 +47,15 @@ class Ended:
         return f"exit {self.status}: {' / '.join(last)[:300]}"
 
 
-def run(command: Sequence[str], *, folder: Path, env: Mapping[str, str], timeout: float) -> Ended:
-    """Run `command` in `folder` with `env` set on top of the inherited environment.
+def run(
+    command: Sequence[str],
+    *,
+    folder: Path,
+    env: Mapping[str, str],
+    timeout: float,
+    on_start: Callable[[int], None] = lambda _pid: None,
+) -> Ended:
+    """Run `command` in `folder` with `env` set on top of the inherited environment; it leads a session of its own.
 
     `env` is applied by env(1), which becomes the command: same process, one millisecond. After `timeout` seconds the
     process group gets SIGTERM, then SIGKILL.
@@ -68,6 +79,7 @@ def run(command: Sequence[str], *, folder: Path, env: Mapping[str, str], timeout
             timer.daemon = True
             timer.start()
         try:
+            on_start(child.pid)
             _, status, usage = os.wait4(child.pid, 0)
             ended = time.monotonic()
         except BaseException:
@@ -79,7 +91,9 @@ def run(command: Sequence[str], *, folder: Path, env: Mapping[str, str], timeout
                 timer.cancel()
         child.returncode = os.waitstatus_to_exitcode(status)  # it has been reaped; Popen must not wait again
         unit = 1 if sys.platform == "darwin" else 1024
-        return Ended(started, ended, child.returncode, usage.ru_maxrss * unit, read(out), read(err))
+        return Ended(
+            started, ended, child.returncode, usage.ru_maxrss * unit, read(out), read(err), digest(pieces(out))
+        )
 
 
 def stop(group: int, sign: signal.Signals) -> None:
@@ -90,5 +104,23 @@ def stop(group: int, sign: signal.Signals) -> None:
 
 def read(file: IO[bytes]) -> str:
     """The last megabyte of a temporary file."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - PIECE))
+    return file.read().decode("utf-8", "replace")
+
+
+def pieces(file: IO[bytes]) -> Iterable[bytes]:
     file.seek(0)
-    return file.read()[-(2**20) :].decode("utf-8", "replace")
+    return iter(lambda: file.read(PIECE), b"")
+
+
+def digest(pieces: Iterable[bytes]) -> str:
+    """Of the bytes but for newlines at the end, which a command adds to its answer or not."""
+    found, newlines = hashlib.blake2b(), b""
+    for piece in pieces:
+        text = piece.rstrip(b"\n")
+        if text:
+            found.update(newlines)
+            found.update(text)
+            newlines = b""
+        newlines += piece[len(text) :]
+    return found.hexdigest()

@@ -8,11 +8,15 @@ Prints the answer. This is to rlms what the `rlm ask` command is to us.
 from __future__ import annotations
 
 import json
+import resource
 import sys
 
 
 def main() -> None:
     spec = json.loads(sys.argv[1])
+    # Linux takes the limit, macOS does not; one that does not fit is a MemoryError and not the end of the machine.
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (spec["most_memory"], spec["most_memory"]))
     from rlm import RLM  # type: ignore[import-not-found]  # lives in the other environment
 
     with open(spec["context"], encoding="utf-8") as file:  # noqa: PTH123 - pathlib would be one more import to pay

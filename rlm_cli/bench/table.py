@@ -60,13 +60,9 @@ def bound(figure: Figure) -> str:
 
 
 def reasons(figures: list[Figure]) -> list[str]:
-    """Why something is missing: each contender's first reason."""
-    found: dict[str, str] = {}
-    for figure in figures:
-        for name, value in figure.values.items():
-            if value.reason:
-                found.setdefault(name, value.reason)
-    return ["", *(f"n/a, {name}: {reason}" for name, reason in found.items())] if found else []
+    """Why something is missing: each reason once."""
+    found = [(name, value.reason) for figure in figures for name, value in figure.values.items() if value.reason]
+    return ["", *(f"n/a, {name}: {reason}" for name, reason in dict.fromkeys(found))] if found else []
 
 
 def as_json(figures: list[Figure]) -> list[dict[str, Any]]:

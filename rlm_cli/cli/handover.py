@@ -65,7 +65,8 @@ def hand_over(invocation: Invocation, ended: Ended, sink: Sink) -> None:
         write_answer(ended.answer, sink, invocation)
     if ended.answer is not None or invocation.settings.output.format != "text":
         sink.commit()
-    if ended.error is not None and (invocation.settings.run.quiet or result.status in ("error", "no_answer")):
+    told = result.status == "partial" and result.limit_hit is not None  # the closing line says which limit
+    if ended.error is not None and (invocation.settings.run.quiet or not told):
         report(ended.error)
 
 

@@ -80,6 +80,10 @@ KEY_OPTIONS: Sequence[KeyOption] = (
     KeyOption("Output", "output.format", ("-f", "--format"), "text|json|events"),
     KeyOption("Output", "output.format", ("--json",), value="json", help="one JSON object; same as -f json"),
     KeyOption("Output", "output.format", ("--events",), value="events", help="JSON lines as it runs; -f events"),
+    KeyOption(
+        "Run", "cache.enabled", ("--cache",), value=True, help="use and keep sub-call replies across runs [RLM_CACHE]"
+    ),
+    KeyOption("Run", "cache.enabled", ("--no-cache",), value=False, help="the opposite of --cache"),
     KeyOption("Run", "logs.enabled", ("--no-log",), value=False, help="keep no record of this run [RLM_NO_LOG]"),
     KeyOption("Sandbox", "sandbox.runtime", ("--sandbox",), "auto|docker"),
     KeyOption("Sandbox", "sandbox.image", ("--image",), "REF"),

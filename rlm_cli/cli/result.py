@@ -10,6 +10,7 @@ from ..errors import ExitCode, NoAnswerError, RlmError
 from ..events import (
     CallFinished,
     CallStarted,
+    Compacted,
     ModelPair,
     Record,
     Result,
@@ -37,6 +38,7 @@ class Tally:
     root_s: float = 0.0
     cells_s: float = 0.0
     iterations: int = 0
+    compactions: int = 0
     depth: int = 0
     sandbox: SandboxInfo = SandboxInfo()
     warnings: list[str] = field(default_factory=list)
@@ -55,17 +57,19 @@ class Tally:
         elif isinstance(event, StepFinished):
             self.cells_s += event.cell_s
             self.iterations = max(self.iterations, event.step)
+        elif isinstance(event, Compacted):
+            self.compactions += 1
         elif isinstance(event, Warned):
             self.warnings.append(event.message)
 
 
 def exit_code_of(outcome: Outcome) -> ExitCode:
-    """A partial answer is never 0; a limit is 6 with or without one."""
+    """A partial answer is never 0: whatever made it partial has its code. A limit is 6 with or without one."""
     if outcome.status == "ok":
         return ExitCode.OK
-    if outcome.status == "error" and outcome.error is not None:
-        return outcome.error.exit_code
-    return ExitCode.LIMIT if outcome.limit else ExitCode.NO_ANSWER
+    if outcome.limit:
+        return ExitCode.LIMIT
+    return outcome.error.exit_code if outcome.error is not None else ExitCode.NO_ANSWER
 
 
 def no_answer() -> RlmError:
@@ -129,6 +133,7 @@ def _result(
         cost=totals.cost,
         calls=totals.calls,
         iterations=tally.iterations,
+        compactions=tally.compactions,
         depth=tally.depth,
         timing=Timing(
             round(tally.last - tally.began, 3), round(tally.ready_s, 3), round(tally.root_s, 3), round(tally.cells_s, 3)

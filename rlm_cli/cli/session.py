@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 
 from .. import __version__, config
-from ..engine import Deps, Limits, Outcome, Task, run
+from ..engine import LAST_OUTPUT, Deps, Found, Limits, Outcome, Task, run
 from ..errors import Interrupted, LimitError, RlmError, SandboxError
 from ..events import Bus, Listener, ModelPair, Result, RunFinished, RunStarted, Totals, Warned
 from ..prompts import InputFacts
@@ -97,6 +97,7 @@ async def _under_signals(plan: Plan, models: Models, docker: Docker, bus: Bus, t
         root=plan.models.root,
         sub=plan.models.sub,
         sub_window=models.sub_window,
+        root_window=models.root_window,
         aliases=plan.aliases,
         limits=plan.limits,
         check=plan.check,
@@ -115,7 +116,7 @@ async def _under_signals(plan: Plan, models: Models, docker: Docker, bus: Bus, t
         try:
             outcome = await main
         except asyncio.CancelledError:
-            ended = _failed(plan, tally, interrupts.error(), models.totals())
+            ended = _stopped(plan, tally, bus, interrupts.error(), deps.found, models.totals())
         except RlmError as error:
             ended = _failed(plan, tally, error, models.totals())
         else:
@@ -131,6 +132,14 @@ def _ended(plan: Plan, tally: Tally, outcome: Outcome, totals: Totals) -> Ended:
     if isinstance(error, LimitError) and not error.hint and (key := config.KEYS.get(f"limits.{error.limit}")):
         error = LimitError(error.limit, error.message, hint=f"raise {key.flag}")  # the engine knows no flags
     return Ended(finished(tally, outcome, error, totals, log_dir=plan.log_dir), outcome.answer, error)
+
+
+def _stopped(plan: Plan, tally: Tally, bus: Bus, error: Interrupted, found: Found, totals: Totals) -> Ended:
+    """A person's or the system's decision: what was found until then is still worth something."""
+    if found.answer is None or plan.limits.on_limit == "fail":
+        return _failed(plan, tally, error, totals)
+    bus.emit(Warned(LAST_OUTPUT))
+    return _ended(plan, tally, Outcome("partial", found.answer, found.iterations, None, error), totals)
 
 
 def _failed(plan: Plan, tally: Tally, error: RlmError, totals: Totals) -> Ended:

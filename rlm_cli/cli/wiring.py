@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,8 @@ from .. import config
 from ..engine import LedgerView
 from ..events import ROOT, Emit, ModelPair, Preparing, Totals
 from ..models import Model
+from ..models.breaker import Breaker
+from ..models.cached import Cached
 from ..models.catalog import Choice, choose_models, needs_nothing, secret_values
 from ..models.facts import Price, facts, per_million
 from ..models.ledger import Budgeted, Caps, Ledger, Pricing, pricing
@@ -21,6 +24,7 @@ from ..models.limited import Limited
 from ..models.reported import Reported
 from ..models.retrying import Retrying
 from ..models.router import Router
+from ..models.store import ReplyStore
 from ..render.ticker import Ticker
 from ..sandbox import SandboxOptions
 from ..units import human_bytes
@@ -53,6 +57,8 @@ class Models:
         self.ledger = Ledger(self.pricing.caps, self.pricing.prices)
         self.built_in = all(needs_nothing(name) for name in (self.choice.root, self.choice.sub, *self.aliases.values()))
         self._providers = Router(self._provider, _provider_kind)
+        kept = settings.cache
+        self._store = ReplyStore(config.places(env).cache / "replies", kept.max_bytes) if kept.enabled else None
 
     @property
     def pair(self) -> ModelPair:
@@ -71,6 +77,11 @@ class Models:
     def sub_window(self) -> int | None:
         """The sub-model's window in tokens."""
         return facts(self.choice.sub).window
+
+    @property
+    def root_window(self) -> int | None:
+        """The root's window in tokens."""
+        return facts(self.choice.root).window
 
     @property
     def view(self) -> LedgerView:
@@ -94,12 +105,14 @@ class Models:
             threading.Thread(target=warm_up, name="rlm import litellm", daemon=True).start()
 
     def chain(self, emit: Emit) -> Model:
-        """`Reported(Budgeted(Retrying(Limited(Provider()))))`, for one event loop."""
+        """`Reported(Cached(Budgeted(Retrying(Limited(Breaker(Provider()))))))`, for one event loop."""
         time_s = self._settings.limits.time_s
-        limited = Limited(self._providers, self._settings.limits.concurrency)
+        limited = Limited(Breaker(self._providers), self._settings.limits.concurrency)
         deadline = None if time_s is None else time.monotonic() + time_s
         retrying = Retrying(limited, emit, may_retry=self.ledger.extend, deadline=deadline)
-        return Reported(self._budgeted(retrying), emit, self.ledger)
+        asked = {"base": self._settings.api.base, "options": dict(self._settings.model_options)}
+        cached = Cached(self._budgeted(retrying), saved=self.ledger.note_saved, store=self._store, options=asked)
+        return Reported(cached, emit, self.ledger)
 
     def _budgeted(self, inner: Model) -> Model:
         if self.built_in:
@@ -109,8 +122,10 @@ class Models:
         return Budgeted(inner, self.ledger, limit=self._options().output_limit, count=count_request)
 
     async def close(self) -> None:
-        """Release the providers' connections."""
+        """Release the providers' connections; bring the replies kept on disk below their bound."""
         await self._providers.close()
+        if self._store is not None:
+            await asyncio.to_thread(self._store.prune)
 
     def _provider(self, model: str) -> Model:
         if model == "offline":

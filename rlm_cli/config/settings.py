@@ -139,8 +139,8 @@ class Limits:
     )
     concurrency: int = _key(
         count(1, 1024),
-        8,
-        "sub-calls in flight at once",
+        32,
+        "most sub-calls in flight at once; fewer while more do not pay, or at rate limits",
         env="RLM_CONCURRENCY",
         flag="--concurrency",
         project="lower",
@@ -228,6 +228,14 @@ class Logs:
 
 
 @dataclass(frozen=True)
+class Cache:
+    """Replies of sub-calls that later runs may use. Within one run the same prompt is asked once in any case."""
+
+    enabled: bool = _key(BOOLEAN, False, "use and keep sub-call replies across runs", env="RLM_CACHE", flag="--cache")
+    max_bytes: int = _key(SIZE, 1024**3, "bytes of replies that are kept; the longest unused go first")
+
+
+@dataclass(frozen=True)
 class Api:
     """Where models are asked."""
 
@@ -301,6 +309,7 @@ class Settings:
     output: Output = _section(Output)
     sandbox: Sandbox = _section(Sandbox)
     logs: Logs = _section(Logs)
+    cache: Cache = _section(Cache)
     api: Api = _section(Api)
     run: Run = _section(Run)
     origins: Mapping[str, Origin] = field(default_factory=dict)

@@ -1,8 +1,8 @@
 """Ask a language model: the `Model` seam and the values that cross it.
 
-The chain is `Reported(Budgeted(Retrying(Limited(Provider()))))` (DESIGN.md 5): each link implements `Model`, wraps
-the next, and has one concern. `provider.py` is the only importer of litellm; `offline.py` and `scripted.py` are real
-providers that need no network.
+The chain is `Reported(Cached(Budgeted(Retrying(Limited(Breaker(Provider()))))))` (DESIGN.md 5): each link implements
+`Model`, wraps the next, and has one concern. `provider.py` is the only importer of litellm; `offline.py` and
+`scripted.py` are real providers that need no network.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """What came back. `cost_usd` None: price unknown. `attempts`: requests sent to the provider for this call."""
+    """What came back. `cost_usd` None: price unknown. `attempts`: requests sent to the provider for this call; none
+    when it was `cached`."""
 
     text: str
     usage: Usage
@@ -57,6 +58,7 @@ class Completion:
     cost_usd: float | None = None
     seconds: float = 0.0
     attempts: int = 1
+    cached: bool = False
 
 
 class Model(Protocol):

@@ -123,6 +123,7 @@ class _Books:
     usd: float = 0.0
     known: bool = True
     by_model: dict[str, float] = field(default_factory=dict)
+    saved_usd: float = 0.0
 
     @property
     def tokens(self) -> int:
@@ -207,6 +208,12 @@ class Ledger:
         self._admit()
         return cost
 
+    def note_saved(self, model: str, usage: Usage) -> None:
+        """A sub-call was answered by an earlier reply that took `usage`."""
+        books = self._books
+        books.calls = replace(books.calls, cached=books.calls.cached + 1)
+        books.saved_usd += self.price_of(model, usage) or 0.0
+
     def price_of(self, model: str, usage: Usage) -> float | None:
         """What `usage` costs on `model`; None: its price is unknown. No tokens cost nothing anywhere."""
         if not usage.total:
@@ -223,7 +230,9 @@ class Ledger:
         """The books at this moment."""
         books = self._books
         usage = RoleUsage(books.root, books.sub, books.root + books.sub)
-        return Totals(books.calls, usage, Cost(books.usd, books.known, dict(books.by_model)), self._caps.usd)
+        return Totals(
+            books.calls, usage, Cost(books.usd, books.known, dict(books.by_model), books.saved_usd), self._caps.usd
+        )
 
     def remaining(self) -> Remaining:
         usd, tokens = self._left(last=False, in_flight=self._in_flight())

@@ -157,6 +157,8 @@ class _Reply:
     text: str = ""
     usage: Usage | None = None
     finish: Finish = "stop"
+    tools: dict[int, str] = field(default_factory=dict)
+    """The arguments of tool calls, by their index. Nobody offered tools, and some models call one all the same."""
     sent: int = 1
     """Requests: two when the model had to be asked again without streaming."""
 
@@ -209,7 +211,7 @@ class LiteLLMProvider:
         beat()
         response = await litellm.acompletion(**self._arguments(request))
         choice = response.choices[0] if response.choices else None
-        reply.text = (choice and choice.message.content) or ""
+        reply.text = whole_text(choice.message) if choice else ""
         reply.finish = FINISHES.get(str(choice and choice.finish_reason), "stop")
         reply.usage = usage_of(getattr(response, "usage", None))
         _cut_short(request, reply)
@@ -230,6 +232,8 @@ class LiteLLMProvider:
                     on_text(reply.text[shown:])
                 if cut:
                     break
+            else:
+                reply.text = reply.text or tool_text(reply.tools)
         finally:
             # Also when all went well: an open response would hold its connection.
             await stream.aclose()
@@ -286,8 +290,25 @@ async def _pieces(stream: Any, reply: _Reply, beat: Callable[[], None]) -> Async
         choice = chunk.choices[0]
         if choice.finish_reason:
             reply.finish = FINISHES.get(str(choice.finish_reason), "stop")
-        if choice.delta.content:
-            yield choice.delta.content
+        for call in getattr(choice.delta, "tool_calls", None) or ():
+            reply.tools[call.index] = reply.tools.get(call.index, "") + (call.function.arguments or "")
+        if text := choice.delta.content or getattr(choice.delta, "refusal", None):
+            yield text
+
+
+def whole_text(message: Any) -> str:
+    """What a reply says: its text, else its refusal, else the tool calls in it."""
+    calls = getattr(message, "tool_calls", None) or ()
+    return (
+        message.content
+        or getattr(message, "refusal", None)
+        or tool_text({number: call.function.arguments or "" for number, call in enumerate(calls)})
+    )
+
+
+def tool_text(calls: Mapping[int, str]) -> str:
+    """Calls of tools as text, the way models without an API for it spell them; `prompts` finds the code in it."""
+    return "\n".join(f"<tool_call>{arguments}</tool_call>" for _, arguments in sorted(calls.items()))
 
 
 def estimate(request: Request, text: str) -> Usage:

@@ -47,6 +47,7 @@ class Reported:
             self._ledger.totals(),
             reply=completion.text if request.role == "sub" else "",
             finish=completion.finish,
+            cached=completion.cached,
             step=request.step,
         )
         self._emit(event, request.span)

@@ -1,12 +1,13 @@
 """What the root reads and how its replies are understood. Pure: values in, values and strings out.
 
 `fences` finds the code in a reply, `texts` writes the messages, `History` holds them append-only, so that every prompt
-is a byte-identical prefix of the next one and provider caches hit.
+is a byte-identical prefix of the next one and provider caches hit; `compaction` shortens it when it nears the window.
 """
 
 from __future__ import annotations
 
-from .fences import Reply, cut_after_block, parse_reply
+from .compaction import KEEP, TurnNote, account, estimated_tokens, must_shorten, turn_note
+from .fences import BlockCutter, Reply, parse_reply
 from .history import History
 from .texts import (
     InputFacts,
@@ -20,16 +21,22 @@ from .texts import (
 )
 
 __all__ = [
+    "KEEP",
+    "BlockCutter",
     "History",
     "InputFacts",
     "Remaining",
     "Reply",
+    "TurnNote",
+    "account",
     "context_line",
-    "cut_after_block",
+    "estimated_tokens",
     "last_turn_text",
+    "must_shorten",
     "no_code_text",
     "observation_text",
     "opening",
     "parse_reply",
     "payload_chars",
+    "turn_note",
 ]

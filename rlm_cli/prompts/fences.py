@@ -1,16 +1,18 @@
 """Find the code in a model's reply.
 
 Rules, in this order:
-- Hidden thinking (`<think>...</think>` at the start) is not searched.
+- Hidden thinking (`<think>...</think>` at the start, or all before a `</think>` that nothing opened) is not searched.
 - The first fenced block whose tag is repl, python, py ... or empty is the code. Blocks of other languages are prose.
 - A fence closes the block only where Python is not inside a triple-quoted string, so fences inside prompts survive.
 - A block that is never closed runs to the end of the reply, unless the provider cut the reply at its output limit.
+- Without a block, a call of a tool that carries code, as some models spell it in text, is the code.
 - Without any code, a line `FINAL(...)` or `FINAL_VAR(name)` of prose is the answer, as the paper's prompt taught it.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import re
 from dataclasses import dataclass
 
@@ -18,6 +20,15 @@ CODE_TAGS = {"", "repl", "python", "py", "python3", "ipython", "pycon", "tool_co
 
 _OPEN = re.compile(r"^(?P<indent>[ ]{0,3})(?P<fence>`{3,}|~{3,})[ \t]*(?P<tag>[\w+.#-]*)[^`\n]*$", re.MULTILINE)
 _THINK = re.compile(r"\s*<(think|thinking|reasoning)>", re.IGNORECASE)
+_THOUGHT = re.compile(r"</(think|thinking|reasoning)>", re.IGNORECASE)
+# <tool_call>{...}</tool_call>, <|python_tag|>code, <code>code</code>, or the JSON alone.
+_TOOL = re.compile(
+    r"<(?P<tag>tool_call|function_call|tool|code|execute|python|repl)>\s*(?P<body>.*?)\s*</(?P=tag)>"
+    r"|<\|python_tag\|>\s*(?P<rest>.*?)\s*(?:<\|e\w+_id\|>|\Z)"
+    r"|\A\s*(?P<json>\{.*\})\s*\Z",
+    re.DOTALL,
+)
+_CODE_KEYS = ("code", "python", "source", "script", "input", "command")
 _FINAL = re.compile(r"^[ \t]*(?P<name>FINAL|FINAL_VAR)\((?P<value>.*)", re.MULTILINE)
 # The start of a string literal, or a comment to the end of its line: all that matters to find open strings.
 _TOKEN = re.compile(r"#[^\n]*|(?P<quote>\"\"\"|'''|\"|')")
@@ -53,20 +64,29 @@ def parse_reply(text: str, *, truncated: bool = False) -> Reply:
         return Reply(text, problem="the reply was cut off at the output limit before its code block was closed")
     if block is not None and block.code.strip():
         return Reply(text, code=block.code)
+    if code := _tool_code(text):
+        return Reply(text, code=code)
     return _prose_final(text) or Reply(text, problem="no code block" if text.strip() else "the reply was empty")
 
 
-def cut_after_block(text: str) -> int | None:
-    """Where to end a reply that goes on after its first closed block; None while there is nothing to cut.
+class BlockCutter:
+    """Asked with a growing text: where to end a reply that goes on after its first closed block; None while there is
+    nothing to cut. One for each reply: it looks again only when what came may have closed a block.
 
     Only text after the block makes a cut: a reply that stops by itself keeps the provider's usage record.
     """
-    if text.count("```") + text.count("~~~") < 2:  # called for every streamed piece: be quick
-        return None
-    block = _first_block(text)
-    if block is None or not block.closed or not text[block.end :].strip():
-        return None
-    return block.end
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._closed: int | None = None
+
+    def __call__(self, text: str) -> int | None:
+        line = text.rfind("\n", 0, self._seen) + 1  # the line that was still growing may have become a fence
+        self._seen = len(text)
+        if any(mark in text[line:] for mark in ("```", "~~~", "</")):
+            block = _first_block(text)
+            self._closed = block.end if block is not None and block.closed else None
+        return self._closed if self._closed is not None and text[self._closed :].strip() else None
 
 
 def _first_block(text: str) -> _Block | None:
@@ -91,8 +111,9 @@ def _outdented(code: str, indent: str) -> str:
 
 def _after_thinking(text: str) -> int:
     opened = _THINK.match(text)
-    if not opened:
-        return 0
+    if not opened:  # some chat templates open it in the prompt, so that the reply only closes it
+        closed = _THOUGHT.search(text)
+        return closed.end() if closed and not _THINK.search(text, 0, closed.start()) else 0
     end = text.find(f"</{opened[1]}>", opened.end())
     return len(text) if end < 0 else end + len(opened[1]) + 3
 
@@ -136,6 +157,30 @@ def _string_end(code: str, start: int, quote: str) -> int | None:
         if not match[0].startswith("\\"):
             return start + match.end()
     return None
+
+
+def _tool_code(text: str) -> str:
+    """The code of a call of some tool, spelled in text; "" when there is none."""
+    found = _TOOL.search(text, _after_thinking(text))
+    if not found:
+        return ""
+    body = next(part for part in (found["body"], found["rest"], found["json"]) if part is not None)
+    if not body.startswith("{"):
+        return body if found["json"] is None and found["tag"] not in ("tool_call", "function_call", "tool") else ""
+    return code_argument(body) or ("" if found["rest"] is None else body)
+
+
+def code_argument(text: str) -> str:
+    """The code in a tool call's JSON: `{"name": ..., "arguments": {"code": ...}}` or the arguments alone; else ""."""
+    try:
+        call = json.loads(text, strict=False)
+        arguments = call.get("arguments", call.get("parameters", call))
+        if isinstance(arguments, str):
+            arguments = json.loads(arguments, strict=False)
+        found = next(arguments[key] for key in _CODE_KEYS if isinstance(arguments.get(key), str))
+    except (ValueError, AttributeError, StopIteration, RecursionError):
+        return ""
+    return str(found)
 
 
 def _prose_final(text: str) -> Reply | None:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ..events import (
     CallRetried,
+    Compacted,
     Cost,
     KernelRestarted,
     LimitReached,
@@ -186,12 +187,14 @@ def _wait(seconds: float) -> str:
     return f"{math.ceil(seconds)} s" if 1 <= seconds < 60 else human_seconds(seconds)
 
 
-def notice_text(event: Warned | LimitReached | KernelRestarted) -> str:
+def notice_text(event: Warned | LimitReached | KernelRestarted | Compacted) -> str:
     """What the user should know, on one line."""
     if isinstance(event, LimitReached):
         return f"limit: {clean_line(event.message, 4 * _PROSE_WIDTH)}"
     if isinstance(event, KernelRestarted):
         return f"the kernel was restarted: {clean_line(event.reason, 4 * _PROSE_WIDTH)}"
+    if isinstance(event, Compacted):
+        return f"the conversation was shortened: {counted(event.turns, 'turn')} became notes, variables live on"
     return f"warning: {clean_line(event.message, 4 * _PROSE_WIDTH)}"
 
 
@@ -211,7 +214,15 @@ def closing_text(result: Result) -> str:
         counted(result.calls.total, "call"),
         f"{compact_count(result.usage.total.total)} tokens",
         cost_text(result.cost),
+        saved_text(result.calls.cached, result.cost),
     )
+
+
+def saved_text(cached: int, cost: Cost) -> str:
+    """`12 from cache (saved $0.03)`; "" when every sub-call was asked."""
+    if not cached:
+        return ""
+    return f"{human_count(cached)} from cache" + (f" (saved {money(cost.saved_usd)})" if cost.saved_usd else "")
 
 
 def show_hint(result: Result) -> str:

@@ -18,6 +18,7 @@ from rich.text import Text
 from ..events import (
     CallRetried,
     CodeWritten,
+    Compacted,
     KernelRestarted,
     LimitReached,
     ModelText,
@@ -192,7 +193,7 @@ class LiveView:
     def _lines(self, record: Record) -> list[Text]:
         """What `record` prints for good."""
         event, width, verbose = record.event, self._region.width, self._look.verbosity
-        if isinstance(event, Warned | LimitReached | KernelRestarted):
+        if isinstance(event, Warned | LimitReached | KernelRestarted | Compacted):
             return [Text(fmt.notice_text(event), "yellow")]
         if isinstance(event, CallRetried):
             return self._retry(event)

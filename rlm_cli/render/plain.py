@@ -7,6 +7,7 @@ from typing import TextIO
 from ..events import (
     CallRetried,
     CodeWritten,
+    Compacted,
     KernelRestarted,
     LimitReached,
     Output,
@@ -58,7 +59,7 @@ class PlainLines:
 
     def _lines(self, record: Record) -> list[str]:
         event = record.event
-        if isinstance(event, Warned | LimitReached | KernelRestarted):
+        if isinstance(event, Warned | LimitReached | KernelRestarted | Compacted):
             return [_PREFIX + fmt.notice_text(event)]
         if isinstance(event, CallRetried):
             return self._retry(event)

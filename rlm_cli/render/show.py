@@ -12,6 +12,7 @@ from ..events import (
     CallFinished,
     CallStarted,
     CodeWritten,
+    Compacted,
     KernelRestarted,
     LimitReached,
     Output,
@@ -138,7 +139,7 @@ def _step_lines(run: _Run, record: Record, options: ShowOptions) -> list[Text]:
             return fmt.output_block(text, total, width, error=stream == "stderr", verbose=options.verbose)
         case StepFinished():
             return fmt.wrapped(Text(fmt.step_facts(run.progress, event), "dim"), width, first=Text("  "))
-        case Warned() | LimitReached() | KernelRestarted():
+        case Warned() | LimitReached() | KernelRestarted() | Compacted():
             return fmt.wrapped(Text(fmt.notice_text(event), "yellow"), width)
     return []
 

@@ -121,6 +121,14 @@ def test_roots_of_every_habit_reach_their_answer(shell: Shell, policy: str, answ
     assert (done.code, done.out.decode().strip()) == (0, answer)
 
 
+@pytest.mark.parametrize("odd", ["think", "thought", "toolcall", "drop x1", "mid429x1", "nousage", "500x2"])
+def test_odd_models_still_answer(shell: Shell, odd: str) -> None:
+    """Thinking aloud, calling tools nobody offered, breaking off, saying 429 in the middle, counting nothing."""
+    (shell.folder / "a.txt").write_text("one\ntwo\n")
+    done = shell.ask("a.txt", "Q", "--json", root=f"root/lazy/{odd.replace(' ', '')}")
+    assert (done.code, done.json["answer"], done.json["calls"]["total"]) == (0, "8", len(shell.server.requests))
+
+
 @pytest.mark.parametrize(
     ("root", "code", "error"),
     [
