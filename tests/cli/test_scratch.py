@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import select
 import signal
 import stat
 import subprocess
@@ -150,3 +151,25 @@ def test_the_next_command_continues_a_transfer(
         assert web.asked[-1].headers["range"] == "bytes=4000-"
     assert ("after 4.0 kB of 10 kB" in broken.err, "goes on where" in broken.err) == (True, True)
     assert list((places.cache / "transfers").iterdir()) == []
+
+
+def test_sources_shows_progress_on_a_terminal(home: Path) -> None:
+    """A line with the bytes so far while stdin is read; gone at the end."""
+    terminal, inside = os.openpty()
+    env = {name: value for name, value in os.environ.items() if name not in ("CI", "NO_COLOR")} | {"TERM": "xterm"}
+    line = [sys.executable, "-m", "rlm_cli", "sources", "-"]
+    process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=inside, env=env)
+    os.close(inside)
+    assert process.stdin is not None
+    seen, deadline = b"", time.monotonic() + 60
+    while b"stdin: " not in seen:
+        assert time.monotonic() < deadline
+        process.stdin.write(b"x" * 1000)
+        process.stdin.flush()
+        if select.select([terminal], [], [], 0.02)[0]:
+            seen += os.read(terminal, 4096)
+    process.stdin.close()
+    while b"tokens" not in seen and select.select([terminal], [], [], 30)[0]:
+        seen += os.read(terminal, 4096)
+    assert (process.wait(30), b"1 file" in seen or b"rlm: stdin" in seen) == (0, True)
+    os.close(terminal)
