@@ -2,7 +2,7 @@
 
 arguments.py  the words on the command line -> sources and question, or an error with the corrected command
 paths.py      what those words are on disk: existing paths, globs we expand, near misses
-receive.py    sources that are no files (stdin, pipes, URLs) -> files of ours: stdin.py, http.py
+receive.py    sources that are no files (stdin, pipes, URLs) -> files of ours: stdin.py, http.py, partial.py
 urls.py       what a URL is called, and how it may be shown
 room.py       the disk that these files must not fill up
 gather.py     `collect`: sources -> Corpus (names, limits, manifest)

@@ -1,7 +1,7 @@
 """`https://...` -> a file: the only importer of httpx. What is fetched is what a person wrote on a command line.
 
-The bytes grow in `cache`/KEY.part (0600), beside KEY.json with what tells this version of the entity from another: a
-transfer that breaks goes on where it stopped (Range with If-Range), within one command and in the next one. Where the
+The bytes grow in a file of the cache (partial.py): a transfer that breaks goes on where it stopped (Range with
+If-Range), within one command and in the next one. Where the
 server cannot promise that it is the same entity still, the transfer starts over. A length that does not come out right
 is an error. A body without any length (HTTP/1.0) ends where the connection ends: nobody can tell more about it.
 """
@@ -9,16 +9,14 @@ is an error. A body without any length (HTTP/1.0) ends where the connection ends
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
-import json
 import os
 import re
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -31,6 +29,7 @@ from .. import __version__
 from ..errors import InputError
 from ..units import human_bytes, human_seconds
 from .compressed import DamagedError, decompressed
+from .partial import Entity, Part
 from .room import Room, disk_error
 from .urls import is_url, name_parts, shown
 
@@ -38,7 +37,6 @@ MOST_REDIRECTS = 10
 REDIRECTS = (301, 302, 303, 307, 308)
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 """Statuses that may be gone the next time."""
-BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -138,112 +136,6 @@ def _client(errand: Errand) -> httpx.Client:
         hint = "look at the variables HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY"
         why = f"the proxy for {errand.shown} cannot be used: {error}"
         raise InputError(why, hint=hint, code="unreachable") from error
-
-
-# -- the part -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Entity:
-    """What is being fetched: `validator` for If-Range ("" when the server gave no strong one), and its coding."""
-
-    validator: str = ""
-    total: int | None = None
-    coding: str = ""
-
-
-@dataclass
-class Part:
-    """The file that grows, locked by this process."""
-
-    path: Path
-    descriptor: int
-    entity: Entity = Entity()
-    size: int = 0
-    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
-
-    @classmethod
-    @contextlib.contextmanager
-    def opened(cls, cache: Path, key: str, target: Path) -> Iterator[Part]:
-        """The part of this URL, with what an earlier command left in it; where another command is busy with the same
-        URL, one of our own beside `target`. It stays only if it can be continued."""
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        cache.chmod(0o700)
-        part = cls._locked(cache / f"{key}.part") or cls._locked(target.with_name(f"{target.name}.part"))
-        if part is None:
-            raise OSError(0, "the file is in use")
-        try:
-            part._adopt()
-            yield part
-        finally:
-            moved = not _same_file(part.path, part.descriptor)
-            os.close(part.descriptor)
-            if not moved and not (part.entity.validator and part.size):
-                part.path.unlink(missing_ok=True)
-                part._note.unlink(missing_ok=True)
-
-    @classmethod
-    def _locked(cls, path: Path) -> Part | None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever had it until now may have moved it away.
-            if _same_file(path, descriptor):
-                return cls(path, descriptor)
-        os.close(descriptor)
-        return None
-
-    @property
-    def _note(self) -> Path:
-        return self.path.with_suffix(".json")
-
-    def _adopt(self) -> None:
-        """Take over what is there, if it says what it is of. At least one byte is left to be fetched: the answer tells
-        whether it is the same entity still."""
-        size = os.fstat(self.descriptor).st_size
-        try:
-            entity = Entity(**json.loads(self._note.read_text("ascii")))
-            whole = entity.total if isinstance(entity.total, int) else size
-            keep = min(size, whole - 1)
-        except (OSError, ValueError, TypeError):
-            entity, keep = Entity(), 0
-        if keep <= 0 or not isinstance(entity.validator, str) or not entity.validator:
-            self.start(Entity())
-            return
-        os.ftruncate(self.descriptor, keep)
-        while piece := os.read(self.descriptor, BLOCK):
-            self.digest.update(piece)
-            self.size += len(piece)
-        self.entity = entity
-
-    def start(self, entity: Entity) -> None:
-        """From the first byte, of this entity."""
-        self._note.unlink(missing_ok=True)
-        os.ftruncate(self.descriptor, 0)
-        os.lseek(self.descriptor, 0, os.SEEK_SET)
-        self.entity, self.size, self.digest = entity, 0, hashlib.sha256()
-        if entity.validator:
-            descriptor = os.open(self._note, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                json.dump(asdict(entity), file)
-
-    def append(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self.descriptor, view) :]
-        self.digest.update(data)
-        self.size += len(data)
-
-    def move_to(self, target: Path) -> None:
-        self._note.unlink(missing_ok=True)
-        self.path.rename(target)
-
-
-def _same_file(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except OSError:
-        return False
 
 
 # -- the transfer ---------------------------------------------------------------------------------------------------
