@@ -107,10 +107,11 @@ class Skipped:
     too_large: int = 0
     unreadable: int = 0
     special: int = 0
+    unconverted: int = 0
 
     @property
     def total(self) -> int:
-        return self.ignored + self.hidden + self.binary + self.too_large + self.unreadable + self.special
+        return sum(vars(self).values())
 
 
 @dataclass(frozen=True)

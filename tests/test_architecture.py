@@ -39,6 +39,12 @@ OWNER = {
     "pathspec": "sources",
     "zstandard": "sources/compressed.py",
     "httpx": "sources/http.py",
+    "pypdfium2": "sources/convert/pdf.py",
+    "mammoth": "sources/convert/word.py",
+    "python_calamine": "sources/convert/sheets.py",
+    "markdownify": "sources/convert/pages.py",
+    "bs4": "sources/convert/pages.py",
+    "arro3": "sources/convert/parquet.py",
     "platformdirs": "config",
     "jsonschema": "cli/answer_schema.py",
 }

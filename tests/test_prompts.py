@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from rlm_cli.prompts import (
 )
 from rlm_cli.prompts.texts import fenced
 from rlm_cli.sandbox import Captured, ContextFacts, StepResult
+from rlm_cli.sandbox.kernel.helpers import FUNCTIONS, Helpers
 
 PROMPT_WITH_FENCES = 'p = """\n```json\n{}\n```\n"""\nprint(p)\n'
 
@@ -186,7 +188,19 @@ def test_the_root_is_told_which_kind_of_text_it_has() -> None:
     facts = InputFacts(1, 5_000_000_000)
     system, user = opening("Q?", facts=facts, context=context, payload=300_000, remaining=Remaining(30))
     assert "`context` is a Text, too large to be a str: 5.0 GB, about 48,000,000 lines" in user
-    assert "not a `str` but a `Text`" in system
+    assert "`for piece in chunks(context, 50_000)`" in user
+    assert "a `Text`, too large for one, which works like one" in system
+
+
+def test_every_helper_in_the_system_prompt_exists() -> None:
+    """What is promised is in the session, and each has words of help with an example or its shapes."""
+    context = ContextFacts("documents", 2, 10, 10, 1, True)
+    system, user = opening("Q?", facts=InputFacts(2, 10), context=context, payload=300_000, remaining=Remaining(30))
+    promised = set(re.findall(r"`([a-zA-Z_]+)\(", system)) - {"str", "list"}
+    assert promised - set(FUNCTIONS) == set()
+    assert {"grep", "chunks", "draw_sample", "csv_rows", "json_rows", "line_of", "estimate_tokens"} <= promised
+    assert all(len(getattr(Helpers, name).__doc__) > 20 for name in FUNCTIONS)
+    assert "`for name, text in context.items()`" in user
 
 
 @pytest.mark.parametrize(("window", "chars"), [(None, 72_000 // 10_000 * 10_000), (128_000, 360_000), (2_000, 4_000)])

@@ -125,6 +125,7 @@ def _answer(invocation: Invocation, sink: Sink) -> int:
             stdin=folder,
             ticker=ticker,
             env=env,
+            cache=invocation.places.converted if settings.logs.enabled else None,
             offline=settings.run.offline,
         )
         ticker.close()

@@ -69,6 +69,7 @@ def _checks(
     yield from model_checks(settings, env)
     yield from sandbox_checks(settings)
     yield from place_checks(settings, places)
+    yield converter_check()
     yield terminal_check(settings, env)
 
 
@@ -212,6 +213,15 @@ def place_checks(settings: config.Settings, places: config.Places) -> Iterator[C
         free = shutil.disk_usage(existing).free
         text = f"{folder}, {units.human_bytes(free)} free"
         yield Check(name, "ok" if free >= LEAST_DISK else "warn", text, "" if free >= LEAST_DISK else "rlm runs prune")
+
+
+def converter_check() -> Check:
+    """Which documents can be made text of."""
+    from ..sources.convert.formats import FORMATS, install_command
+
+    there = ", ".join(form.title for form in FORMATS if not form.missing)
+    extras = sorted({form.extra for form in FORMATS if form.missing})
+    return Check("documents", "ok", f"converted: {there}", "; ".join(map(install_command, extras)))
 
 
 def terminal_check(settings: config.Settings, env: Mapping[str, str]) -> Check:

@@ -63,6 +63,7 @@ KEY_OPTIONS: Sequence[KeyOption] = (
     KeyOption("Sources", "sources.hidden", ("--hidden",), value=True),
     KeyOption("Sources", "sources.encoding", ("-E", "--encoding"), "NAME"),
     KeyOption("Sources", "sources.max_input", ("--max-input",), "SIZE|none"),
+    KeyOption("Sources", "sources.convert", ("--convert",), "auto|all|none"),
     KeyOption("Model", "model", ("-m", "--model"), "ID"),
     KeyOption("Model", "sub_model", ("--sub-model",), "ID"),
     KeyOption("Model", "api.base", ("--api-base",), "URL"),

@@ -41,6 +41,7 @@ def source_options(
         encoding=settings.sources.encoding,
         max_input=settings.sources.max_input,
         archives=settings.sources.archives,
+        convert=settings.sources.convert,
     )
 
 
@@ -52,10 +53,11 @@ def read(
     stdin: Path,
     ticker: Ticker,
     env: Mapping[str, str],
+    cache: Path | None = None,
     offline: bool = False,
 ) -> Corpus:
     """The corpus of a command line. stdin goes to the folder `stdin`, whole; what is fetched and unpacked, to
-    `scratch`. Raises `InputError`."""
+    `scratch`. Text that was converted stays in `cache`, if there is one. Raises `InputError`."""
     listener = Listener(lambda *facts: ticker.show(_progress(*facts)), ticker.say)
     places = Places(spool=scratch.folder, stdin=stdin, cache=scratch.transfers)
     return collect(
@@ -65,6 +67,8 @@ def read(
         spool=scratch.folder,
         on_progress=lambda files, size: ticker.show(f"reading: {human_count(files)} files, {human_bytes(size)}"),
         env=env,
+        cache=cache,
+        on_convert=lambda done, of: ticker.show(f"converting {human_count(done)} of {human_count(of)} files"),
     )
 
 

@@ -48,7 +48,8 @@ def sources(
     named = [*(source or ()), *(arguments or ())]
     how = reading.source_options(settings, glob, unrestricted=unrestricted, no_ignore=no_ignore, follow=follow)
     with scratch(options.places(ctx)) as place:
-        corpus = _collect(settings, named, how, place)
+        cache = options.places(ctx).converted if settings.logs.enabled else None
+        corpus = _collect(settings, named, how, place, cache)
         skips = _explained(corpus) if skipped or json else ()
         if json:
             show.as_json(_facts(corpus, skips, place.folder))
@@ -61,7 +62,9 @@ def sources(
     show.note(settings, f"rlm: {summary_line(corpus, named, how)}")
 
 
-def _collect(settings: config.Settings, named: list[str], how: SourceOptions, place: Scratch) -> Corpus:
+def _collect(
+    settings: config.Settings, named: list[str], how: SourceOptions, place: Scratch, cache: Path | None
+) -> Corpus:
     """The corpus, with what has to be stored in `place`; progress on a terminal."""
     from ..render.look import look_for
     from ..render.ticker import Ticker
@@ -71,10 +74,10 @@ def _collect(settings: config.Settings, named: list[str], how: SourceOptions, pl
         named.append("-")
     if not named:
         raise UsageError("no sources", hint="rlm sources FILE|FOLDER...")
-    env = config.environment()
+    env, offline = config.environment(), settings.run.offline
     look = look_for(sys.stderr, color=settings.output.color, env=env, verbosity=settings.run.verbose)
     with closing(Ticker(sys.stderr, look, quiet=settings.run.quiet)) as ticker:
-        return reading.read(named, how, place, stdin=place.folder, ticker=ticker, env=env, offline=settings.run.offline)
+        return reading.read(named, how, place, stdin=place.folder, ticker=ticker, env=env, cache=cache, offline=offline)
 
 
 def _explained(corpus: Corpus) -> tuple[Skip, ...]:

@@ -25,6 +25,11 @@ class Places:
     def runs(self) -> Path:
         return self.state / "runs"
 
+    @property
+    def converted(self) -> Path:
+        """The text of documents, by their content."""
+        return self.cache / "converted"
+
 
 def environment() -> Mapping[str, str]:
     """A snapshot of the process's environment, without empty variables: empty means unset."""

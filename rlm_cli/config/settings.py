@@ -169,6 +169,12 @@ class Sources:
     )
     encoding: str = _key(TEXT, "auto", "encoding of the sources", flag="--encoding")
     archives: bool = _key(BOOLEAN, True, "open compressed files and archives; false: they are files like any other")
+    convert: Literal["auto", "all", "none"] = _key(
+        choice("auto", "all", "none"),
+        "auto",
+        "make text of documents (PDF, office, notebooks, SQLite, Parquet); all: of HTML too; none: of nothing",
+        flag="--convert",
+    )
 
 
 @dataclass(frozen=True)

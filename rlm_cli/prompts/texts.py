@@ -16,6 +16,19 @@ ERROR_CHARS = 4_000
 LISTING = 40
 SAMPLE_CHARS = 500
 
+# How to go through an input that is not one str, by kind of `context`.
+STREAMING = {
+    "text": (
+        (
+            "look at it by slices, `draw_sample(context, 20)` and `grep`; go through all of it only as a stream:"
+            " `for line in context.splitlines()`, `for piece in chunks(context, 50_000)`"
+        ),
+    ),
+    "documents": (
+        "go through it by `for name, text in context.items()`, `grep` or `chunks`, not by joining the texts",
+    ),
+}
+
 # Kept of a sub-model's window for its reply, and characters a token: both on the safe side.
 REPLY_TOKENS = 8_000
 CHARS_PER_TOKEN = 3
@@ -77,7 +90,7 @@ def context_line(context: ContextFacts) -> str:
     lines = ("" if context.lines_exact else "about ") + human_count(context.lines) + " lines"
     if context.kind == "documents":
         return (
-            f"a read-only mapping, document name -> str: {human_count(context.documents)} documents,"
+            f"a read-only mapping, document name -> text: {human_count(context.documents)} documents,"
             f" {human_bytes(context.bytes)}, {lines}"
         )
     if context.kind == "text":
@@ -89,6 +102,7 @@ def context_line(context: ContextFacts) -> str:
 def _facts_lines(facts: InputFacts, context: ContextFacts) -> list[str]:
     lines = [
         f"`context` is {context_line(context)}",
+        *STREAMING.get(context.kind, ()),
         f"about {human_count(max(1, facts.bytes // 4))} tokens in all",
     ]
     if context.lossy:

@@ -8,6 +8,7 @@ room.py       the disk that these files must not fill up
 gather.py     `collect`: sources -> Corpus (names, limits, manifest)
 walk.py       one folder, filtered: asks git.py inside a work tree and rules.py outside
 compressed.py compressed bytes -> bytes, and what is compressed how
+convert/      documents of other programs (PDF, office, databases) -> text
 archives.py   compressed files and archives -> the documents in them
 encoding.py   text or binary, and codec names
 summary.py    the line that says what was read and what was not
@@ -21,7 +22,7 @@ from typing import Literal
 
 from ..events import Skipped, SourcesFacts
 
-SkipReason = Literal["ignored", "hidden", "binary", "too_large", "unreadable", "special"]
+SkipReason = Literal["ignored", "hidden", "binary", "too_large", "unreadable", "special", "unconverted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,8 @@ class Document:
     """One document. `name` is what `context` calls it; `file` the regular file with its bytes; `size` in bytes.
 
     `file` is absolute and free of symbolic links; a text, because there may be a million of them. `sha256` is known for
-    what was received: it is hashed on the way. A document with origin "archive" was unpacked from the file `archive`.
+    what was received: it is hashed on the way. A document with origin "archive" was unpacked from the file `archive`;
+    one with origin "converted" is the text of `archive`, or of a document in it.
     What was unpacked, fetched or read from a named pipe does not outlive the command; `written` is then what was
     received, as it may be shown.
     """
@@ -38,7 +40,7 @@ class Document:
     file: str
     size: int
     encoding: str = "auto"
-    origin: Literal["file", "stdin", "pipe", "url", "archive"] = "file"
+    origin: Literal["file", "stdin", "pipe", "url", "archive", "converted"] = "file"
     sha256: str = ""
     archive: str = ""
     written: str = ""
@@ -96,6 +98,8 @@ class SourceOptions:
     max_input: int | None = None
     archives: bool = True
     """Whether compressed files and archives are opened."""
+    convert: Literal["auto", "all", "none"] = "auto"
+    """Which documents are converted to text: see `convert.formats.Convert`."""
 
 
 DEFAULT_OPTIONS = SourceOptions()

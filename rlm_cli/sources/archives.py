@@ -40,7 +40,9 @@ from .compressed import (
     raw_lzma,
     recognise,
     says_archive,
+    without_suffix,
 )
+from .convert.formats import Format
 from .encoding import HEAD, is_binary
 from .room import Room, disk_error
 from .stdin import write_all
@@ -84,6 +86,11 @@ Verdict = tuple[SkipReason, str]
 """Why an entry is left out: the column of the summary, and the rule."""
 
 
+def no_document(_name: str, _head: bytes) -> Format | None:
+    """For those who convert nothing."""
+    return None
+
+
 def everything(_name: str) -> Verdict | None:
     """The judge of those who want all."""
     return None
@@ -91,12 +98,14 @@ def everything(_name: str) -> Verdict | None:
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to be opened. `title`: its name as it was written; `judge` says which names in it are left out. `binary`:
-    binary files in it are wanted too; `named`: it was named, so that its content is wanted when it is a single file."""
+    """A file to be opened. `title`: its name as it was written; `judge` says which names in it are left out, `document`
+    what is to be converted afterwards, binary or not, by its name and first bytes. `binary`: binary files in it are
+    wanted too; `named`: it was named, so that its content is wanted when it is a single file."""
 
     path: str
     title: str
     judge: Callable[[str], Verdict | None] = everything
+    document: Callable[[str, bytes], Format | None] = no_document
     binary: bool = False
     named: bool = False
 
@@ -109,6 +118,8 @@ class Entry(NamedTuple):
     path: Path
     size: int
     packed: bool
+    convert: str = ""
+    """The format that it is to be converted from."""
 
 
 class LeftOut(NamedTuple):
@@ -238,9 +249,12 @@ class Opening:
 
     def _single(self, stream: Stream) -> None:
         """A compressed file that is no archive."""
-        if not (self.archive.binary or self.archive.named) and is_binary(stream.peek(HEAD)):
+        form = self.archive.document(without_suffix(self.archive.title), stream.peek(HEAD))
+        if form is not None and form.missing:
+            raise UnusableError("unconverted", form.missing)
+        if form is None and not (self.archive.binary or self.archive.named) and is_binary(stream.peek(HEAD)):
             raise UnusableError("binary", BINARY)
-        self._keep("", *self._write(stream), packed=True)
+        self._keep("", *self._write(stream), packed=True, form=form)
 
     # -- zip ------------------------------------------------------------------------------------------------------
 
@@ -333,7 +347,11 @@ class Opening:
             if nested and says_archive(name):
                 self._nested(name, content)
                 return
-            if not self.archive.binary and (nested or is_binary(content.peek(HEAD))):
+            form = self.archive.document(without_suffix(name) if packed else name, content.peek(HEAD))
+            if form is not None and form.missing:
+                self._leave(name, "unconverted", form.missing)
+                return
+            if form is None and not self.archive.binary and (nested or is_binary(content.peek(HEAD))):
                 self._leave(name, "binary", BINARY)
                 return
             path = self.home / str(len(self.entries))
@@ -346,7 +364,7 @@ class Opening:
                 self._forget(path)
             self._leave(name, "unreadable", str(error))
             return
-        self._keep(self._unique(name), path, size, packed=packed)
+        self._keep(self._unique(name), path, size, packed=packed, form=form)
 
     def _nested(self, name: str, content: Stream) -> None:
         """An archive in this one: its entries, or none of them and the reason."""
@@ -376,8 +394,8 @@ class Opening:
             self.prefix, self.depth = outer, self.depth - 1
             path.unlink(missing_ok=True)
 
-    def _keep(self, name: str, path: Path, size: int, *, packed: bool) -> None:
-        self.entries.append(Entry(name, path, size, packed))
+    def _keep(self, name: str, path: Path, size: int, *, packed: bool, form: Format | None = None) -> None:
+        self.entries.append(Entry(name, path, size, packed, form.name if form else ""))
         self.unpacker.files += 1
 
     def _unique(self, name: str) -> str:

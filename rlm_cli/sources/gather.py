@@ -17,6 +17,9 @@ from . import DEFAULT_OPTIONS, Corpus, Document, Skip, SkipReason, SourceOptions
 from .archives import DAMAGED, FOLDER, Archive, Unpacker
 from .arguments import STDIN, check_sources, quote
 from .compressed import kind_of, recognise, without_suffix
+from .convert.convert import ConvertProgress
+from .convert.join import FOLDER as CONVERTED
+from .convert.join import needs_extra, with_text
 from .encoding import HEAD, check_encoding
 from .paths import expand
 from .receive import Received
@@ -44,13 +47,16 @@ def collect(
     *,
     received: Sequence[Received] = (),
     spool: Path | None = None,
+    cache: Path | None = None,
     on_progress: Progress | None = None,
+    on_convert: ConvertProgress | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Corpus:
     """Read no content beyond each file's head; blocks on the disk (call it in a thread), memory grows with file names.
 
     Compressed files and archives are unpacked below the private folder `spool`, in `archives.FOLDER`, which the caller
-    removes after use (after an error nothing is left); without one they are files like any other.
+    removes after use (after an error nothing is left); without one they are files like any other. Documents become text
+    likewise, in `spool`/`join.FOLDER`, or in `cache`, where it stays for the next time; `on_convert(done, of)` then.
     `received` is what `-`, pipes and URLs among the sources stand for. Files named are always taken; folders are walked
     and filtered; globs are expanded. `on_progress(files, bytes)` may raise to stop. `env` is the caller's environment:
     git's own configuration is found through it. Raises `InputError`, or `UsageError` for an unknown encoding.
@@ -63,12 +69,16 @@ def collect(
     for number, root in enumerate(roots):
         _read(walk, number, root)
     for item in received:
-        walk.take(_found(item, len(roots), opens=walk.opens))
+        walk.take(_found(item, len(roots), walk))
         roots.append(Root(item.written, item.parts, item.document.file))
     found = list({item.path: item for item in reversed(walk.found)}.values())[::-1]
     if spool is not None and any(item.packed for item in found):
         found = _unpacked(found, walk, roots, spool=spool)
     try:
+        if spool is not None:
+            found = with_text(
+                found, walk, lambda item: _title(item, roots), spool=spool, cache=cache, on_progress=on_convert
+            )
         return _corpus(found, walk, roots, sources, received=received, encoding=encoding)
     except BaseException:
         _discard(spool)
@@ -106,15 +116,19 @@ def _roots(sources: Iterable[str]) -> list[Root]:
     return list(roots.values())
 
 
-def _found(item: Received, number: int, *, opens: bool) -> Found:
+def _found(item: Received, number: int, walk: Walk) -> Found:
     """What was received, as a file that was named; its time is a number made of its content."""
     document = item.document
     with document.path.open("rb") as file:
         head = file.read(HEAD)
     kind = kind_of(head) if item.by_content else recognise(item.parts[-1], head)
     # LZMA's magic is three bytes of which two are zero: not enough without a name.
-    packed = opens and kind is not None and not (item.by_content and kind == "lzma")
-    return Found(number, "", document.file, document.size, int(document.sha256[:15] or "0", 16), packed)
+    packed = walk.opens and kind is not None and not (item.by_content and kind == "lzma")
+    form = None if packed else walk.document(item.parts[-1], head)
+    if form is not None and form.missing:
+        raise needs_extra(item.written, form.missing)
+    version, convert = int(document.sha256[:15] or "0", 16), form.name if form else ""
+    return Found(number, "", document.file, document.size, version, packed, convert=convert)
 
 
 def _read(walk: Walk, number: int, root: Root) -> None:
@@ -124,7 +138,15 @@ def _read(walk: Walk, number: int, root: Root) -> None:
         else:
             walk.file(root.real, source=number, written=root.written)
     except UnusableError as error:
+        if error.reason == "unconverted":
+            raise needs_extra(root.written, error.why) from error
         raise named_error(root.written, error) from error
+
+
+def _title(item: Found, roots: list[Root]) -> str:
+    """A file as it was written, for people."""
+    written = roots[item.source].written
+    return f"{written.rstrip('/')}/{item.below}" if item.below else written
 
 
 # -- archives ------------------------------------------------------------------------------------------------------
@@ -157,8 +179,10 @@ def _open(unpacker: Unpacker, walk: Walk, item: Found, written: str, *, named: b
         return walk.excluded_inside(item.below, name)
 
     try:
-        contents = unpacker.open(Archive(item.path, title, judge, binary=walk.binary, named=named))
+        contents = unpacker.open(Archive(item.path, title, judge, walk.document, binary=walk.binary, named=named))
     except UnusableError as error:
+        if named and error.reason == "unconverted":
+            raise needs_extra(title, error.why) from error
         if named:
             raise _archive_error(title, error) from error
         walk.skips.append(Skip(title, error.reason, error.why, 1, item.path))
@@ -172,6 +196,7 @@ def _open(unpacker: Unpacker, walk: Walk, item: Found, written: str, *, named: b
             size=entry.size,
             packed=entry.packed,
             archive=item.path,
+            convert=entry.convert,
         )
         for entry in contents.entries
     ]
@@ -189,6 +214,7 @@ def _archive_error(title: str, error: UnusableError) -> InputError:
 def _discard(spool: Path | None) -> None:
     if spool is not None:
         shutil.rmtree(spool / FOLDER, ignore_errors=True)
+        shutil.rmtree(spool / CONVERTED, ignore_errors=True)
 
 
 # -- names ---------------------------------------------------------------------------------------------------------
@@ -211,7 +237,8 @@ def _document(name: str, item: Found, received: Document | None, encoding: str) 
     goes before what a server says."""
     if item.archive:
         written = received.written if received else ""
-        return Document(name, item.path, item.size, encoding, origin="archive", archive=item.archive, written=written)
+        made = Document(name, item.path, item.size, encoding, archive=item.archive, written=written)
+        return replace(made, origin="converted" if item.convert else "archive")
     if received is not None:
         return replace(received, name=name, encoding=received.encoding if encoding == "auto" else encoding)
     return Document(name, item.path, item.size, encoding)
@@ -301,6 +328,7 @@ REMEDY = {
     "hidden": "read hidden files too with --hidden (or -uu, ignored ones as well);",
     "binary": "read binary files too with -uuu;",
     "unreadable": "look at the permissions;",
+    "unconverted": "look at the reasons;",
 }
 
 

@@ -34,7 +34,13 @@ def stored(corpus: Corpus) -> dict[str, int]:
     return sizes
 
 
-STORED = {"stdin": "from stdin", "pipe": "from pipes", "url": "fetched", "archive": "unpacked"}
+STORED = {
+    "stdin": "from stdin",
+    "pipe": "from pipes",
+    "url": "fetched",
+    "archive": "unpacked",
+    "converted": "converted",
+}
 
 
 def stored_words(corpus: Corpus) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ hidden; ignore rules; then what kind of file it is, can it be opened, is it bina
 
 from __future__ import annotations
 
+import builtins
 import errno
 import os
 import stat
@@ -17,6 +18,7 @@ from typing import NamedTuple
 
 from ..errors import InputError
 from . import Skip, SkipReason, SourceOptions, compressed, git, rules
+from .convert.formats import Format, recognise
 from .encoding import HEAD, is_binary
 from .rules import Level
 
@@ -45,6 +47,8 @@ class Found(NamedTuple):
     packed: bool = False
     archive: str = ""
     """The file on disk that it was unpacked from."""
+    convert: str = ""
+    """The format that it is to be converted from, or was."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,7 @@ class Walk:
         self.hidden = options.hidden or options.unrestricted >= 2
         self.binary = options.unrestricted >= 3
         self.opens = self.unpack and options.archives
+        self.converts = options.convert if self.unpack else "none"
         extra = () if self.no_ignore else options.ignore
         self.extra = rules.parse([(f"sources.ignore: {pattern}", pattern) for pattern in extra], self.note)
         self.globs = rules.parse([(f"-g {glob!r}", glob) for glob in options.globs], self.note)
@@ -161,13 +166,20 @@ class Walk:
         if text not in self.notes:
             self.notes.append(text)
 
+    def document(self, name: str, head: builtins.bytes) -> Format | None:
+        """The format that a file is to be converted from."""
+        return recognise(name, head, self.converts)
+
     # -- one source -----------------------------------------------------------------------------------------------
 
     def file(self, path: str, *, source: int, written: str) -> None:
         """Take a file that was named on the command line, whatever it is called and holds. Raises `UnusableError`."""
-        info, head = open_file(path, look=self.opens and compressed.says_packed(written))
+        info, head = open_file(path, look=self.opens or self.converts != "none")
         packed = self.opens and compressed.recognise(written, head) is not None
-        self.take(Found(source, "", path, info.st_size, info.st_mtime_ns, packed))
+        form = self.document(written, head)
+        if form is not None and form.missing:
+            raise UnusableError("unconverted", form.missing)
+        self.take(Found(source, "", path, info.st_size, info.st_mtime_ns, packed, convert=form.name if form else ""))
 
     def folder(self, path: str, *, source: int, title: str) -> None:
         """Walk a folder that was named on the command line, by its real path; `title` is how it was named.
@@ -340,7 +352,7 @@ class Walk:
     def _take(self, here: Place, path: str) -> None:
         look = self.opens and compressed.says_packed(here.below)
         try:
-            info, head = open_file(path, look=look or not self.binary)
+            info, head = open_file(path, look=look or not self.binary or self.converts != "none")
         except UnusableError as error:
             self._skip(here, error.reason, error.why)
             return
@@ -348,10 +360,15 @@ class Walk:
         if look and not packed and self._excluded(here, here.below.rpartition("/")[2], False) == NO_GLOB:
             self._skip(here, *NO_GLOB)
             return
-        if not packed and not self.binary and is_binary(head):
+        form = None if packed else self.document(here.below, head)
+        if form is not None and form.missing:
+            self._skip(here, "unconverted", form.missing)
+            return
+        if not packed and form is None and not self.binary and is_binary(head):
             self._skip(here, "binary", BINARY)
             return
-        self.take(Found(self.source, here.below, path, info.st_size, info.st_mtime_ns, packed))
+        convert = form.name if form else ""
+        self.take(Found(self.source, here.below, path, info.st_size, info.st_mtime_ns, packed, convert=convert))
 
     # -- archives -------------------------------------------------------------------------------------------------
 

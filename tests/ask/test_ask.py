@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.loopback import default_label
+from tests.sources.conftest import plant
+from tests.sources.documents import docx, paragraph, pdf, row, xlsx
 
 from .conftest import Shell
 
@@ -368,3 +370,20 @@ def test_a_dry_run_needs_no_key_and_no_engine(shell: Shell) -> None:
     priced = shell.ask("a.txt", "Q", "-n", "--json", root="root/lazy")
     assert priced.json["cost_range_usd"]["low"] <= priced.json["cost_range_usd"]["high"] <= 1.0
     assert shell.server.requests == ()
+
+
+def test_documents_of_all_kinds_answer_like_texts(shell: Shell) -> None:
+    """Contracts as PDF, Word and a spreadsheet: the offline model finds the one line that answers, also a second time,
+    from the cache."""
+    filler = "Payment is due within thirty days."
+    plant(
+        shell.folder / "contracts",
+        {
+            "acme.pdf": pdf([filler, "The governing law of the Acme contract is Norway.", filler]),
+            "bolt.docx": docx(paragraph(filler) + paragraph("The governing law of the Bolt contract is Kenya.")),
+            "crane.xlsx": xlsx({"Terms": row(1, "term", "value") + row(2, "governing law of Crane", "Peru")}),
+        },
+    )
+    for question, answer in (("Bolt", b"Kenya"), ("Acme", b"Norway"), ("Crane", b"Peru")):
+        done = shell.run("ask", "contracts", f"What is the governing law of {question}?", "-m", "offline")
+        assert done.code == 0 and answer in done.out, (done.out, done.err)

@@ -370,7 +370,7 @@ def test_doctor_without_an_engine_fails_with_5_and_goes_on(rlm: Rlm, monkeypatch
     assert (done.code, found["exit_code"], [c["name"] for c in found["checks"]]) == (
         5,
         5,
-        ["version", "config", "keys", "models", "runtime", "runs", "cache", "terminal"],
+        ["version", "config", "keys", "models", "runtime", "runs", "cache", "documents", "terminal"],
     )
 
 

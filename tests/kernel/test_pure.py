@@ -130,32 +130,6 @@ def test_auto_never_fails_and_never_drops(data: bytes) -> None:
         assert text.encode("latin-1" if lossy else "utf-8") == data
 
 
-@given(text=st.text(alphabet="ab\n", max_size=200), size=st.integers(1, 40), data=st.data())
-def test_chunks(text: str, size: int, data: st.DataObject) -> None:
-    """Pieces are never too large; without overlap they are the text; with it, each repeats the end of the last."""
-    whole = search.chunks(text, size)
-    assert "".join(whole) == text
-    assert all(0 < len(piece) <= size for piece in whole)
-    overlap = data.draw(st.integers(0, size - 1))
-    pieces = search.chunks(text, size, overlap)
-    assert all(0 < len(piece) <= size for piece in pieces)
-    rebuilt = "".join(piece if number == 0 else piece[overlap:] for number, piece in enumerate(pieces))
-    assert rebuilt == text
-
-
-def test_chunks_cut_at_line_ends() -> None:
-    """A line is only cut when it is longer than a piece."""
-    assert search.chunks("one\ntwo\nlonger\n", 9) == ["one\ntwo\n", "longer\n"]
-    assert search.chunks({"x": "ab\ncd", "y": ""}, 3) == [("x", "ab\n"), ("x", "cd")]
-
-
-@pytest.mark.parametrize(("size", "overlap"), [(0, 0), (5, 5), (5, -1)])
-def test_chunks_refuse_nonsense(size: int, overlap: int) -> None:
-    """Sizes that would loop for ever are an error."""
-    with pytest.raises(ValueError, match="chunks needs"):
-        search.chunks("text", size, overlap)
-
-
 @given(text=st.text(alphabet="ab\r\n", max_size=80), pattern=st.sampled_from(["a", "b+", "^a", "b$", "a|b", "ab?"]))
 def test_grep_finds_the_lines_a_loop_finds(text: str, pattern: str) -> None:
     """Line numbers, texts and offsets agree with going through the lines one by one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import json
 import lzma
 import os
 import socket
@@ -268,6 +269,16 @@ def test_pages_become_documents(places: Places) -> None:
         assert kept == {web.url(path) for path in pages}
     encodings = {document.name: document.encoding for document in corpus.documents}
     assert (encodings["latin"], encodings["odd"], encodings["b.log"]) == ("iso8859-1", "auto", "auto")
+
+
+def test_a_page_that_is_a_document_becomes_text(places: Places) -> None:
+    """A notebook at an address: its text, recorded as the address."""
+    cell = {"cell_type": "markdown", "metadata": {}, "source": ["a word from a notebook"]}
+    notebook = json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [cell]}).encode()
+    with Web({"/n.ipynb": Reply(notebook, headers={"Content-Type": "application/json"})}) as web:
+        (document,) = read(places, web.url("/n.ipynb")).documents
+        assert (document.name, document.origin, document.kept) == ("n.ipynb", "converted", web.url("/n.ipynb"))
+    assert b"a word from a notebook" in document.path.read_bytes()
 
 
 def test_an_encoding_that_the_person_names_wins(places: Places) -> None:

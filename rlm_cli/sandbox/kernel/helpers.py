@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from . import search
 from .answers import Answer, Answers
 from .calls import FailedCall, SubcallError, check_prompt
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from .calls import Calls
+    from .linenumbers import LineNumbering
+    from .pieces import Piece
+    from .readers import CsvRows, JsonRows
 
 
 class Helpers:
@@ -24,6 +29,7 @@ class Helpers:
         self._namespace = namespace
         self._context: Any = ""
         self._originals: dict[str, Any] = {}
+        self._line_numbering: LineNumbering | None = None
 
     def install(self, context: Any) -> None:
         """Put everything into the namespace."""
@@ -113,23 +119,147 @@ class Helpers:
         """Print your variables: name, type, size."""
         print("\n".join(self.variables()) or "(no variables yet)")
 
+    def help(self, thing: Any = None) -> None:
+        """Print what a function or class is for and how it is called; without one, which functions there are."""
+        import inspect
+        import pydoc
+
+        if thing is None:
+            print("help(name) for one of:", ", ".join(FUNCTIONS))
+        elif getattr(thing, "__self__", None) is self:
+            call = inspect.signature(thing)
+            plain = [parameter.replace(annotation=parameter.empty) for parameter in call.parameters.values()]
+            call = call.replace(parameters=plain, return_annotation=call.empty)
+            print(f"{thing.__name__}{call}\n\n{inspect.getdoc(thing)}")
+        else:
+            print(pydoc.plain(pydoc.render_doc(thing)))
+
     def budget(self) -> dict[str, Any]:
         """What remains of the run's limits (None: unlimited or unknown)."""
         return self._calls.budget()
 
     def grep(self, pattern: Any, text: Any = None, **options: Any) -> search.Hits:
-        return search.grep(pattern, self._context if text is None else text, **options)
+        return search.grep(pattern, self._or_context(text), **options)
 
-    def chunks(self, text: Any = None, size: int = 100_000, overlap: int = 0) -> Any:
-        return search.chunks(self._context if text is None else text, size, overlap)
+    def chunks(
+        self, text: Any = None, size: int | None = None, overlap: int = 0, by: Any = None, count: int | None = None
+    ) -> Any:
+        r"""Split a text into pieces of at most `size` characters (100,000), of whole lines where possible.
+
+        `text`: a str, a Text or a mapping of name to such; without it, `context`. Gives a list for a str, else a lazy
+        sequence (`for`, len, [i], slices). A piece is a str that has `.start`, `.end` (text[p.start:p.end] == p) and
+        `.document` (its name in a mapping). Nothing is lost: without overlap, the pieces join to the text.
+
+        `by`: what is kept whole: "lines", "paragraphs" (between blank lines), or records: a regular expression (str or
+        compiled) that matches where each of them begins. One that is longer than `size` is cut, if possible at a line
+        end. `count`: at most so many lines or records a piece; `size` is then unlimited unless given. `overlap`:
+        characters that a piece repeats of the one before it.
+
+            chunks(context, 50_000)                           # whole lines, packed
+            chunks(context, count=500)                        # 500 lines each
+            chunks(context, 50_000, by=r"^\d{4}-\d\d-\d\d")   # whole log entries with their stack traces, packed
+            chunks(context, 50_000, by=r"^#+ ")               # Markdown sections
+            chunks(context, by=r"^From ", count=1)            # one mail each
+        """
+        from .pieces import chunks
+
+        return chunks(self._or_context(text), size, overlap, by, count)
+
+    def draw_sample(self, text: Any = None, n: int = 20, *, seed: int = 0, by: Any = None) -> list[Piece]:
+        """`n` lines drawn at random, spread evenly over a text, in its order: for a first look and for estimates.
+
+        `text`: a str, a Text or a mapping of name to such (more lines from larger documents); without it, `context`.
+        Every line has the same chance (in a Text: nearly), and the same `seed` gives the same lines; fewer than `n`
+        only where the text has fewer, or very long ones. Gives a list of str without line ends that have `.start`,
+        `.end` and, in a mapping, `.document`. `by` draws paragraphs or records, as in `chunks`. Of a record longer than
+        30,000 characters, it is the part around the place drawn.
+
+            for line in draw_sample(context, 20): print(line[:200])
+            draw_sample(context, 5, by=r"^From ")             # five mails
+            share = sum("ERROR" in s for s in draw_sample(context, 2000)) / 2000
+        """
+        from .sampling import draw_sample
+
+        if isinstance(text, int):  # draw_sample(20)
+            text, n = None, text
+        return draw_sample(self._or_context(text), n, seed=seed, by=by)
+
+    def csv_rows(
+        self, text: Any = None, delimiter: str | None = None, fieldnames: Any = None, **options: Any
+    ) -> CsvRows:
+        """Read CSV or TSV as dicts by column, row by row, as csv.DictReader does; in a text of any size.
+
+        `text`: a str, a Text or a mapping of name to such (one after the other, each with a header); without it,
+        `context`. `delimiter`: one of , ; tab | by itself; `fieldnames`: the columns, when the first row does not have
+        them; `options`: those of csv.reader. Quoted fields may hold line ends. Values are str.
+
+        Gives an iterator with `.fieldnames`, `.delimiter` and, of the row read last, `.document` and `.line` (where it
+        ends). A row with too few or too many fields is given like DictReader gives it (None; a list under the key None)
+        and counted: `.bad` says how many, `.bad_rows` holds the first 20 with `.line .error .text`.
+
+            rows = csv_rows(context)
+            total = sum(float(row["amount"] or 0) for row in rows); print(rows.fieldnames, total, rows.bad)
+        """
+        from .readers import CsvRows
+
+        return CsvRows(self._or_context(text), delimiter, fieldnames, options)
+
+    def json_rows(self, text: Any = None) -> JsonRows:
+        """Read JSON Lines, or the items of one JSON array, value by value; in a text of any size.
+
+        `text`: a str, a Text or a mapping of name to such (one after the other); without it, `context`. Gives an
+        iterator over the parsed values (dicts, mostly) with, of the value read last, `.document`, `.line` (its line's
+        number; not in an array) and `.start` (where it begins in the text). A line that is not JSON is left out and
+        counted: `.bad` says how many, `.bad_rows` holds the first 20 with `.line .error .text`. Raises ValueError
+        where an array breaks off.
+
+            rows = json_rows(context)
+            kinds = Counter(row.get("type") for row in rows); print(kinds, rows.bad)
+        """
+        from .readers import JsonRows
+
+        return JsonRows(self._or_context(text))
+
+    def line_of(self, place: Any, text: Any = None) -> int:
+        """The number, from 1, of the line that a place is in: to cite it.
+
+        `place`: an offset in the text, or what has one in `.start`: a piece of `chunks`, a line of `draw_sample`, a
+        match of `re`. `text`: the text it is in; without it, `context`, or the document of it that the piece is from.
+
+            for p in found: print(f"{p.document}:{line_of(p)}", p[:200])
+        """
+        from .linenumbers import LineNumbering
+
+        text = self._or_context(text)
+        if isinstance(text, Mapping):
+            text = text[getattr(place, "document", None)]
+        if self._line_numbering is None:
+            self._line_numbering = LineNumbering()
+        return self._line_numbering.line_of(place, text)
+
+    def estimate_tokens(self, text: Any = None) -> int:
+        """About how many tokens a text is for a language model, without a tokenizer; a huge one is told by samples.
+
+        `text`: a str, a Text or a mapping of name to such (the sum); without it, `context`. Within 25 % of OpenAI's
+        cl100k_base for prose in most scripts, code, logs, CSV and JSON (base64: 30 %); other tokenizers differ by
+        about as much. Takes milliseconds, whatever the size.
+
+            short = [p for p in passages if estimate_tokens(p) < 8_000]
+        """
+        from .tokens import estimate_tokens
+
+        return estimate_tokens(self._or_context(text))
+
+    def _or_context(self, text: Any) -> Any:
+        return self._context if text is None else text
 
     grep.__doc__ = search.grep.__doc__
-    chunks.__doc__ = search.chunks.__doc__
 
 
 FUNCTIONS = (
     "llm_query", "llm_query_batched", "allm_query", "allm_query_batched", "rlm_query", "rlm_query_batched",
-    "FINAL", "FINAL_VAR", "SUBMIT", "SHOW_VARS", "budget", "grep", "chunks",
+    "FINAL", "FINAL_VAR", "SUBMIT", "SHOW_VARS", "budget", "grep", "chunks", "draw_sample", "csv_rows", "json_rows",
+    "line_of", "estimate_tokens", "help",
 )  # fmt: skip
 
 

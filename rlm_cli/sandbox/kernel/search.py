@@ -1,4 +1,4 @@
-"""`grep` and `chunks`: the two ways through a text that model code needs most."""
+"""`grep`: the lines of a text that match."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
-
-    from .text import Cut
 
 LINE_SHOWN = 500
 HITS_SHOWN = 200
@@ -196,45 +194,3 @@ def add_lines(hit: Hit, text: Any, around: tuple[int, int]) -> None:
         following = text.find("\n", end + 1)
         hit.after.append(text[end + 1 : following if following >= 0 else len(text)].rstrip("\r"))
         end = following
-
-
-def chunks(text: Any, size: int = 100_000, overlap: int = 0) -> Any:
-    """Split a text into pieces of at most `size` characters, cut at line ends where possible.
-
-    A str -> list of str; without overlap their concatenation is the text. A Text -> the same, as a lazy sequence. A
-    mapping of name to such (without it, `context`) -> list of (name, piece), document by document. `overlap`:
-    characters that a piece repeats of the one before it.
-    """
-    check_chunks(size, overlap)
-    if isinstance(text, Text):
-        return text.chunks(size, overlap)
-    if isinstance(text, str):
-        return pieces(text, size, overlap)
-    return [(name, piece) for name, body in texts(text) for piece in chunks(body, size, overlap)]
-
-
-def check_chunks(size: int, overlap: int) -> None:
-    if size < 1 or not 0 <= overlap < size:
-        raise ValueError(f"chunks needs size >= 1 and 0 <= overlap < size, got size={size}, overlap={overlap}")
-
-
-def pieces(text: str, size: int, overlap: int) -> list[str]:
-    return chunk_cut(size, overlap)(text, True)[0]
-
-
-def chunk_cut(size: int, overlap: int) -> Cut:
-    """Cuts a text into its chunks; where it is not the end, the last one stays for the next cut."""
-
-    def cut(text: str, final: bool) -> tuple[list[str], int]:
-        found, at = [], 0
-        while len(text) - at > size:
-            end = text.rfind("\n", at + overlap, at + size) + 1
-            if end <= at + overlap:  # one line longer than a piece
-                end = at + size
-            found.append(text[at:end])
-            at = end - overlap
-        if final and at < len(text):
-            found.append(text[at:])
-        return found, at
-
-    return cut

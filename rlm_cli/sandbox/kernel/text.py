@@ -244,13 +244,11 @@ class Text:
             raise ValueError("empty separator")
         return Parts(self, separator_cut(sep), "pieces")
 
-    def chunks(self, size: int = 100_000, overlap: int = 0) -> Parts:
-        """Pieces of at most `size` characters, cut at line ends where possible; a lazy sequence."""
-        from .search import check_chunks, chunk_cut
+    def chunks(self, size: int | None = None, overlap: int = 0, by: Any = None, count: int | None = None) -> Any:
+        """`chunks(text, ...)`: pieces of at most `size` characters, cut at line ends or between records; lazy."""
+        from .pieces import chunks
 
-        check_chunks(size, overlap)
-        self.fits(size, "a chunk")
-        return Parts(self, chunk_cut(size, overlap), "chunks")
+        return chunks(self, size, overlap, by, count)
 
     def grep(self, pattern: Any, **options: Any) -> Hits:
         """`grep(pattern, text, **options)`: the lines that match."""
