@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeVar, Union
 SCHEMA_VERSION = 1
 
 Role = Literal["root", "sub", "final"]
+AnswerKind = Literal["text", "json", "bytes"]
 Status = Literal["ok", "partial", "no_answer", "error"]
 StepStatus = Literal["ok", "error", "timeout", "died", "interrupted", "no_code"]
 Stream = Literal["stdout", "stderr"]
@@ -194,12 +195,25 @@ class Totals:
 
 
 @dataclass(frozen=True)
+class AnswerFile:
+    """Where a large answer is, byte for byte. `kind` as it was submitted: UTF-8 text, JSON, or bytes."""
+
+    path: str
+    bytes: int
+    sha256: str
+    kind: AnswerKind
+
+
+@dataclass(frozen=True)
 class Result:
-    """The one object of `--json`, of the last line of `--events` and of `run.json` (`rlm schema result`)."""
+    """The one object of `--json`, of the last line of `--events` and of `run.json` (`rlm schema result`).
+
+    An answer of more than 1 MiB is not in it: `answer` is None, and `answer_file` says where it is.
+    """
 
     run_id: str
     status: Status
-    answer: str
+    answer: str | None
     question: str
     exit_code: int
     version: str
@@ -220,7 +234,13 @@ class Result:
     error: ErrorInfo | None = None
     warnings: tuple[str, ...] = ()
     log_dir: str | None = None
+    answer_file: AnswerFile | None = None
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is an answer, here or in its file."""
+        return bool(self.answer) or self.answer_file is not None
 
 
 # -- the events ----------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ def load(text: str) -> Callable[[Answer], str]:
 
     def check(answer: Answer) -> str:
         try:
-            value = answer_data(answer) if answer.kind == "json" else json.loads(answer.data)
+            value = answer_data(answer) if answer.kind == "json" else json.loads(answer.whole())
         except (ValueError, RecursionError):
             return "FINAL's value does not satisfy the schema: it is not JSON. Submit a Python value, not a sentence."
         problem = jsonschema.exceptions.best_match(validator.iter_errors(value))

@@ -26,7 +26,7 @@ from ..units import money
 from . import answer_schema, options, reading
 from .boundary import failure_lines, guard_stdout, report
 from .dry_run import cost_range, show_plan
-from .handover import hand_over, opened, unwritten
+from .handover import hand_over, keep, opened, stopped, unwritten
 from .invocation import Invocation, question_of
 from .output import EventLines, Sink
 from .scratch import Scratch, scratch
@@ -218,6 +218,7 @@ def carry_out(invocation: Invocation, plan: Plan, models: Models, docker: Docker
     """Run the plan in view of the person, and hand the answer over. Raises `BrokenPipeError` when its reader left."""
     settings = invocation.settings
     events = EventLines(sink)
+    log = None
     with ExitStack() as stack:
         listeners: list[Listener] = []
         if plan.log_dir is not None:
@@ -229,6 +230,8 @@ def carry_out(invocation: Invocation, plan: Plan, models: Models, docker: Docker
         stack.callback(view.close)
         if settings.output.format == "events":
             listeners.append(events)
+        named = settings.output.format != "text"
+        plan = replace(plan, keep=lambda answer: keep(answer, log, named=named))
         ended = ask_once(plan, models, docker, listeners=tuple(listeners), view=view, debug=settings.run.debug)
     try:
         hand_over(invocation, ended, sink)
@@ -237,6 +240,8 @@ def carry_out(invocation: Invocation, plan: Plan, models: Models, docker: Docker
     except BrokenPipeError:
         raise
     except OSError as error:
-        report(unwritten(error, ended.result, events=settings.output.format == "events"))
+        report(unwritten(error, ended, events=settings.output.format == "events"))
         return int(ExitCode.ERROR)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        raise stopped(ended, terminated=isinstance(stop, SystemExit)) from None
     return ended.result.exit_code

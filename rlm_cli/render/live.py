@@ -222,7 +222,7 @@ class LiveView:
             case StepFinished():
                 return self._step(event)
             case RunFinished():
-                return [*closing_lines(event), *([Text()] if event.result.answer else [])]
+                return [*closing_lines(event), *([Text()] if event.result.answered else [])]
         return []
 
     def _code(self, event: CodeWritten, width: int) -> list[Text]:

@@ -11,6 +11,7 @@ import asyncio
 import functools
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +22,7 @@ from .cell import Cell, Patience
 from .frames import BootFacts, FileProof, Violation
 from .kernel import wire
 from .pump import Frames, Pump
+from .spool import Spool
 
 __all__ = ["BOOT", "BootFacts", "FileProof", "KernelClient", "Patience", "kernel_bundle"]
 
@@ -76,11 +78,15 @@ class _Corpus:
 class KernelClient:
     """One kernel behind one channel. `start`, `attach`, then `execute` one cell at a time; always `close`.
 
-    Methods raise `SandboxError` when the place itself failed; then nothing but `close` works any more.
+    `new_spool` makes what takes an answer. Methods raise `SandboxError` when the place itself failed; then nothing but
+    `close` works any more.
     """
 
-    def __init__(self, channel: Channel, *, patience: Patience | None = None) -> None:
+    def __init__(
+        self, channel: Channel, *, patience: Patience | None = None, new_spool: Callable[[], Spool] = Spool
+    ) -> None:
         self._channel = channel
+        self._new_spool = new_spool
         self._patience = patience or Patience()
         self._pump: Pump
         self._host: Host
@@ -154,7 +160,7 @@ class KernelClient:
         if self._cell is not None:
             raise RuntimeError("a cell is running already")
         self._cells += 1
-        cell = Cell(self._cells, timeout, self._patience, self._send, on_output)
+        cell = Cell(self._cells, timeout, self._patience, self._send, on_output, self._new_spool)
         self._cell = cell
         try:
             lost = await self._renew()

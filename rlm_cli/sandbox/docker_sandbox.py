@@ -21,6 +21,7 @@ from .guard import Guard
 from .image import Image, OnImageProgress, resolve_image, silent
 from .owner import Owner
 from .profile import MIN_MEMORY, Profile, wrong_facts
+from .spool import Spool
 from .staging import OnStageProgress, Proof, Staged, ignore, stage
 from .stream import DockerChannel
 
@@ -30,9 +31,9 @@ T = TypeVar("T")
 class DockerSandbox:
     """A kernel in a locked-down container: the `Sandbox` protocol over Docker.
 
-    `folder` is a private directory (0700) for a packed copy of the input, where one is needed; None: the system's
-    temporary one. An `engine` that was given stays open. Use it from one event loop; `kill_now` alone may be called
-    from any thread, at any moment.
+    `folder` is a private directory (0700) for a packed copy of the input, where one is needed, and for a large answer;
+    None: the system's temporary one. An `engine` that was given stays open. Use it from one event loop; `kill_now`
+    alone may be called from any thread, at any moment.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class DockerSandbox:
             self._in_thread(self._prepare), self._in_thread(self._stage, documents)
         )
         channel = await self._in_thread(self._launch, image, profile, staged)
-        self._client = KernelClient(channel)
+        self._client = KernelClient(channel, new_spool=lambda: Spool(self._folder))
         await boot(self._client, channel, profile)
         context, proof = await self._client.attach(
             index=staged.index, index_file=staged.index_file, text_limit=self._text_limit, host=host
@@ -236,6 +237,6 @@ def too_little_memory(memory: int) -> SandboxError:
     """A kernel needs room for Python itself."""
     return SandboxError(
         f"{memory} bytes of memory are too few for a Python kernel (at least {MIN_MEMORY})",
-        hint="--set sandbox.memory=64MB or more",
+        hint="--set sandbox.memory=64MiB or more",
         code="limit_refused",
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, NoReturn, cast
 
+from ..events import AnswerKind
 from . import ContextFacts, SubCall
 from .kernel import wire
 from .kernel.wire import Violation
@@ -104,7 +105,7 @@ class BudgetAsked:
 @dataclass(frozen=True)
 class AnswerPart:
     cell: int
-    kind: Literal["text", "json", "bytes"]
+    kind: AnswerKind
     part: int
     last: bool
     data: bytes
@@ -263,7 +264,7 @@ def _budget(fields: _Fields, payload: bytes) -> BudgetAsked:  # noqa: ARG001 - o
 def _answer(fields: _Fields, payload: bytes) -> AnswerPart:
     if len(payload) > wire.PART_MAX:
         raise Violation(f"a piece of an answer of {len(payload)} bytes")
-    kind = cast(Literal["text", "json", "bytes"], fields.choice("kind", "text", "json", "bytes"))
+    kind = cast(AnswerKind, fields.choice("kind", "text", "json", "bytes"))
     return AnswerPart(fields.number("cell"), kind, fields.number("part"), fields.flag("last"), payload)
 
 

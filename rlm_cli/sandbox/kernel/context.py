@@ -12,7 +12,7 @@ from threading import Lock
 from . import wire
 from .decoding import decode
 from .encoded import Encoded
-from .search import Hits, grep
+from .search import Hits, grep, grep_count
 from .text import Text
 
 TYPE_CHECKING = False
@@ -158,6 +158,16 @@ class Store:
             data += more
         return data
 
+    def mapped(self, entry: Entry) -> tuple[Any, int]:
+        """A mapping of the file around a document, and where in it the document begins. Raises `OSError`, `ValueError`.
+        Who reads it dies of SIGBUS when the file has shrunk: for processes that may."""
+        import mmap
+
+        before = entry.offset % mmap.ALLOCATIONGRANULARITY
+        with self._lock:
+            fd, size = self._open(entry.file), entry.size + before
+            return mmap.mmap(fd, size, access=mmap.ACCESS_READ, offset=entry.offset - before), before
+
     def _open(self, path: str) -> int:
         if path in self._fds:
             self._fds.move_to_end(path)
@@ -190,6 +200,7 @@ class Library:
             return self.store.read_range(entry, start, size)
 
         source = Encoded(read, entry.size, entry.encoding)
+        source.mapped = lambda: self.store.mapped(entry)
         source.look_ahead()
         return Text(source, self.text_limit), source.lossy
 
@@ -200,7 +211,7 @@ class Documents(Mapping[str, "str | Text"]):
 
     `context["name"]`, `"name" in context`, `len(context)`, `for name in context`, `.items()`, `.values()`, `.get()`;
     `.names("*.log")`: the names that match; `.size("name")`: bytes, without reading; `.grep(pattern, ...)`: lines of
-    all documents, see `grep`.
+    all documents, see `grep`; `.grep_count(pattern)`: how many.
     """
 
     def __init__(self, library: Library, cache_bytes: int = CACHE_BYTES) -> None:
@@ -279,6 +290,22 @@ class Documents(Mapping[str, "str | Text"]):
     def grep(self, pattern: Any, **options: Any) -> Hits:
         """`grep(pattern, context, **options)`: matching lines of all documents."""
         return grep(pattern, self, **options)
+
+    def grep_count(self, pattern: Any, **options: Any) -> Any:
+        """`grep_count(pattern, context, **options)`: how many lines of all documents match."""
+        return grep_count(pattern, self, **options)
+
+    def is_huge(self, name: str) -> bool:
+        """Whether a document is a Text."""
+        return self.size(name) > self._library.text_limit
+
+    def unshared(self) -> Documents:
+        """The same for a forked process: with no lock that another thread may have held, and no cache."""
+        made = Documents.__new__(Documents)
+        made._library = Library(self._library.index, self._library.text_limit)
+        made._numbers, made._lock, made._cache = self._numbers, Lock(), OrderedDict()
+        made._cached = made._most = 0
+        return made
 
     def __setitem__(self, name: object, value: object) -> NoReturn:
         raise ReadOnly("context is read-only; keep results in variables of your own")

@@ -18,6 +18,7 @@ from .decoding import BOMS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     Read = Callable[[int, int], bytes]
     """(start, size) -> that many bytes."""
@@ -39,6 +40,8 @@ class Encoded:
 
     def __init__(self, read: Read, size: int, encoding: str = "auto", stride: int = STRIDE, run: int = RUN) -> None:
         self._read = read
+        self.mapped: Callable[[], tuple[Any, int]] | None = None
+        """Maps the file that the bytes are in: (mapping, place of the first byte), where that is possible."""
         self._stride = max(stride, LONGEST)
         self._run = max(run, 2 * LONGEST)
         self._start, self.codec, self.errors = self._choose(encoding, size)
@@ -89,6 +92,10 @@ class Encoded:
                 self._decode(head, final=len(head) == self.size)
             except UnicodeDecodeError:
                 self._become_latin()
+
+    def settle(self) -> None:
+        """Decide how bytes beyond ASCII are read."""
+        self._cover_byte(self.size if self.auto else 0)
 
     def _cover(self, char: int) -> None:
         """Extend the table over the character `char`, if there is one."""
@@ -180,6 +187,8 @@ class Encoded:
 
     def byte_at(self, char: int) -> int:
         """Where a character begins. Only for UTF-8 and single-byte codecs."""
+        if not char:
+            return 0  # whatever the codec turns out to be
         self._cover(char)
         if char >= self._count:
             return self._done

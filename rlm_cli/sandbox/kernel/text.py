@@ -39,7 +39,8 @@ class Text:
     len, indexing and slices, `in`, find, rfind, index, rindex, count, startswith, endswith, ==, iteration;
     splitlines(), split(sep) and chunks(size, overlap=0) give lazy sequences; grep(pattern); the functions of re, and
     patterns that a cell compiles, take it. Whatever would make one string of more than `most` characters raises
-    TextTooLarge. A match of a regular expression that is longer than 250,000 characters may be missed.
+    TextTooLarge. grep_count(pattern) counts lines or matches, on every core. Of a regular expression that can run over
+    lines without bounds, a match that is longer than 250,000 characters may be missed.
     """
 
     __slots__ = ("_source", "_window", "most", "windows")
@@ -201,7 +202,15 @@ class Text:
             first, last = self._span(start, end)
             return max(0, (len(self) if last is None else last) - first + 1)
         hay = self._haystack(sub, start, end)
-        return 0 if hay is None else hay.count()
+        if hay is None:
+            return 0
+        if isinstance(hay.needle, bytes) and not overlaps_itself(hay.needle):
+            from .scanning import count_bytes
+
+            counted = count_bytes(self, hay.needle, hay.start, hay.stop)
+            if counted is not None:
+                return counted
+        return hay.count()
 
     def __contains__(self, sub: object) -> bool:
         if not isinstance(sub, str):
@@ -255,6 +264,12 @@ class Text:
         from .search import grep
 
         return grep(pattern, self, **options)
+
+    def grep_count(self, pattern: Any, **options: Any) -> Any:
+        """`grep_count(pattern, text, **options)`: how many lines match."""
+        from .search import grep_count
+
+        return grep_count(pattern, self, **options)
 
     def finditer(self, pattern: Any, flags: int = 0) -> Iterator[regex.Match]:
         """re.finditer(pattern, text, flags)."""

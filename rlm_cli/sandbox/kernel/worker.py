@@ -10,7 +10,7 @@ from threading import Thread
 from time import perf_counter
 
 from . import context as corpus
-from . import regex, wire
+from . import forked, regex, wire
 from .answers import Answers
 from .calls import Calls
 from .cells import Cells
@@ -58,6 +58,7 @@ class Worker:
     def __init__(self, commands: int, frames: int) -> None:
         self.interrupts = Interrupts()
         self.interrupts.install()
+        forked.shield = self.interrupts
         self.link = Link(commands, frames, self.interrupts)
         self.calls = Calls(self.link, self.interrupts)
         self.answers = Answers(self.link)
@@ -119,6 +120,7 @@ class Worker:
         status, error = self.cells.run(number, source)
         if not self.link.is_ours():
             self.leave_fork(error)
+        forked.end_all()
         self.streams.flush()
         self.fflush(None)
         if status == "ok":
