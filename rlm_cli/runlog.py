@@ -58,12 +58,12 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a planted FIFO must not b
 
 
 class ManifestEntry(Protocol):
-    """What the manifest says of a document (`sources.Document` has it)."""
+    """What the manifest says of a document (`sources.Document` has it). `kept`: a host path, or a URL."""
 
     @property
     def name(self) -> str: ...
     @property
-    def path(self) -> Path: ...
+    def kept(self) -> str: ...
     @property
     def size(self) -> int: ...
 
@@ -139,8 +139,8 @@ class RunLog:
             self._write_header({"finished": record.ts, "result": _shrink(to_json(record.event.result), self._store)})
 
     def write_manifest(self, documents: Iterable[ManifestEntry]) -> None:
-        """Name, host path and size of every document, in order, as JSON lines."""
-        lines = (_ascii({"name": d.name, "path": str(d.path), "size": d.size}) for d in documents)
+        """Name, host path (or URL) and size of every document, in order, as JSON lines."""
+        lines = (_ascii({"name": d.name, "path": d.kept, "size": d.size}) for d in documents)
         _write_new(self.directory / "sources.jsonl", lines)
 
     def blob(self, sha256: str) -> Path:

@@ -20,6 +20,7 @@ from ..errors import InputError, UsageError
 from ..events import AnswerFile, Result, record_to_json, to_json
 from . import options, show
 from .run_markdown import as_markdown
+from .scratch import sweep
 
 STATUSES = ("ok", "partial", "no_answer", "error", "running", "crashed")
 NARROW = 100
@@ -291,13 +292,18 @@ def prune(
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Remove old runs: by the options, or by logs.keep_days and logs.max_bytes. Running ones stay."""
+    """Remove old runs: by the options, or by logs.keep_days and logs.max_bytes. Running ones stay.
+
+    What killed commands left in the cache goes too.
+    """
     settings, root = options.settings(ctx), options.places(ctx).runs
     age = _seconds(older_than, "--older-than") if older_than else None
     size = _bytes(max_size) if max_size else None
     if age is None and size is None and keep is None:
         age = settings.logs.keep_days * 86400.0 if settings.logs.keep_days else None
         size = settings.logs.max_bytes
+    if not dry_run:
+        sweep(options.places(ctx))
     planned = runlog.prune(root, older_than=age, keep=keep, max_size=size, dry_run=True)
     for header in planned.runs:
         print(header.id)

@@ -40,6 +40,7 @@ RELEASE = 20.0
 
 REMOVE = 'read -r _ || rm -rf -- "$@"'
 """A shell's program: it starts in a millisecond and keeps no memory to speak of."""
+REMOVE_UNBEGUN = 'read -r _ || { rm -rf -- "$1"; [ -z "$2" ] || [ -e "$2/run.json" ] || rm -rf -- "$2"; }'
 
 
 class Guard:
@@ -74,6 +75,11 @@ class Guard:
     def of_folders(cls, *folders: Path) -> Guard:
         """With all that is in them; they need not exist yet."""
         return cls("/bin/sh", "-c", REMOVE, "sh", *map(str, folders))
+
+    @classmethod
+    def of_command(cls, folder: Path, run: Path | None) -> Guard:
+        """A command's folder, and that of the run that it is about to begin, if it never does."""
+        return cls("/bin/sh", "-c", REMOVE_UNBEGUN, "sh", str(folder), str(run or ""))
 
     def release(self) -> None:
         """The thing is looked after, or gone: the guard goes home. Idempotent."""
