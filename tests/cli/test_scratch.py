@@ -45,8 +45,8 @@ def test_it_is_private_and_goes_away(places: config.Places) -> None:
 
 
 def test_what_a_killed_command_left_is_removed(places: config.Places, rlm: Rlm) -> None:
-    """SIGKILL while stdin is spooled: the guard removes the folder. After a power cut there is no guard: the next command
-    removes it, and the folder of the run that never began."""
+    """SIGKILL while stdin is spooled: the guard removes the folder. After a power cut there is no guard: the next
+    command removes it, and the folder of the run that never began."""
     line = [sys.executable, "-m", "rlm_cli", "sources", "-"]
     process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert process.stdin is not None
