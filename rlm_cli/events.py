@@ -400,6 +400,28 @@ class StepFinished:
 
 
 @dataclass(frozen=True)
+class ChildStarted:
+    """A child run begins (its span is the record's): `prompt` is its question, about so much of the input."""
+
+    prompt: str
+    documents: int
+    bytes: int
+    step: int = 0
+    """The parent's turn that asked."""
+    type: str = "child.started"
+
+
+@dataclass(frozen=True)
+class ChildFinished:
+    """A child run is over. `reply` says what its parent got: the answer's beginning, or why there is none."""
+
+    status: Status | Literal["interrupted"]
+    seconds: float
+    reply: str = ""
+    type: str = "child.finished"
+
+
+@dataclass(frozen=True)
 class LimitReached:
     """A cap stopped the loop; one last "answer with what you have" turn follows when it can be paid."""
 
@@ -467,6 +489,8 @@ Event = (
     | CallRetried
     | CallFinished
     | StepFinished
+    | ChildStarted
+    | ChildFinished
     | LimitReached
     | KernelRestarted
     | Compacted

@@ -187,9 +187,6 @@ def make_plan(
 ) -> Plan:
     """What the run will do, from settings and corpus."""
     settings, limits = invocation.settings, invocation.settings.limits
-    warnings = list(settings.warnings)
-    if limits.depth > 1:
-        warnings.append("this version answers rlm_query as a plain sub-call: --max-depth above 1 has no effect yet")
     return Plan(
         run_id=run_id,
         question=question,
@@ -209,7 +206,8 @@ def make_plan(
         },
         aliases=models.aliases,
         note=models.note,
-        warnings=tuple(warnings),
+        max_depth=limits.depth,
+        warnings=tuple(settings.warnings),
         log_dir=str(folder) if settings.logs.enabled else None,
     )
 

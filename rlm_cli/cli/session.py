@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 
 from .. import __version__, config
+from ..children import Children
 from ..engine import LAST_OUTPUT, Deps, Found, Limits, Outcome, Task, run
 from ..errors import Interrupted, LimitError, RlmError, SandboxError
 from ..events import Bus, Listener, ModelPair, Result, RunFinished, RunStarted, Totals, Warned
@@ -37,6 +38,8 @@ class Plan:
     check: Callable[[Answer], str] = lambda _answer: ""
     keep: Callable[[Answer], None] = lambda _answer: None
     """Gives a large answer the place where its result says that it is. Raises `RlmError`."""
+    max_depth: int = 1
+    """How deep `rlm_query` recurses; 1: plain sub-calls only."""
     note: str = ""
     """What the person should know about the models (offline, chosen by key ...)."""
     warnings: tuple[str, ...] = ()
@@ -104,11 +107,15 @@ async def _under_signals(plan: Plan, models: Models, docker: Docker, bus: Bus, t
         limits=plan.limits,
         check=plan.check,
     )
-    deps = Deps(models.chain(bus.emit), sandbox, bus.emit, models.view)
+    children = Children(
+        sandbox.child, plan.max_depth, sandbox.placed, docker.folder, warn=lambda message: bus.emit(Warned(message))
+    )
+    deps = Deps(models.chain(bus.emit), sandbox, bus.emit, models.view, children=children)
     main = asyncio.ensure_future(run(task, deps))
 
     def kill() -> None:
-        sandbox.kill_now()
+        for made in (*children.live, sandbox):
+            made.kill_now()
         view.close()
         if plan.scratch is not None:
             shutil.rmtree(plan.scratch, ignore_errors=True)
@@ -125,6 +132,7 @@ async def _under_signals(plan: Plan, models: Models, docker: Docker, bus: Bus, t
         except RlmError as error:
             ended = _failed(plan, tally, error, models.totals())
         finally:
+            await children.close()
             await _close(sandbox.close(), bus)
             await models.close()
     return ended

@@ -202,6 +202,11 @@ class Docker:
         finally:
             engine.close()
 
+    @property
+    def folder(self) -> Path:
+        """The run's private one."""
+        return self._folder
+
     def sandbox(self, run_id: str, emit: Emit) -> DockerSandbox:
         """A sandbox for one run; not opened."""
         from ..sandbox.docker_sandbox import DockerSandbox

@@ -10,6 +10,7 @@ from .compaction import KEEP, TurnNote, account, estimated_tokens, must_shorten,
 from .fences import BlockCutter, Reply, parse_reply
 from .history import History
 from .texts import (
+    LISTING,
     InputFacts,
     Remaining,
     context_line,
@@ -22,6 +23,7 @@ from .texts import (
 
 __all__ = [
     "KEEP",
+    "LISTING",
     "BlockCutter",
     "History",
     "InputFacts",

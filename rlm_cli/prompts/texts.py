@@ -29,6 +29,17 @@ STREAMING = {
     ),
 }
 
+# What `rlm_query` is, and when to use it: at the depth limit, and where it starts a child run.
+PLAIN = ("- `rlm_query(prompt, text)`: `llm_query` with the text below the prompt.", "")
+RECURSIVE = (
+    (
+        "- `rlm_query(prompt, context)`: a run like this one for a sub-question; its `context` is a slice of yours of"
+        " any size, a list of names or a dict of texts. Returns the value that it submits."
+        " `rlm_query_batched(prompts, contexts)`: several in parallel, failures as above."
+    ),
+    "4. `rlm_query`, when a sub-question needs turns of its own on its part of the input. Slow and dear.\n",
+)
+
 # Kept of a sub-model's window for its reply, and characters a token: both on the safe side.
 REPLY_TOKENS = 8_000
 CHARS_PER_TOKEN = 3
@@ -72,10 +83,18 @@ def _system_template() -> str:
 
 
 def opening(
-    question: str, *, facts: InputFacts, context: ContextFacts, payload: int, remaining: Remaining
+    question: str,
+    *,
+    facts: InputFacts,
+    context: ContextFacts,
+    payload: int,
+    remaining: Remaining,
+    recursive: bool = False,
 ) -> tuple[str, str]:
-    """The system prompt and the first user message."""
+    """The system prompt and the first user message. `recursive`: whether `rlm_query` starts child runs."""
+    what, when = RECURSIVE if recursive else PLAIN
     system = _system_template().replace("{payload}", f"{payload:,}")
+    system = system.replace("{rlm_query}", what).replace("{rlm_rung}", when)
     parts = [
         "Question:\n" + fenced(question),
         "Input:\n" + "\n".join(f"- {line}" for line in _facts_lines(facts, context)),
