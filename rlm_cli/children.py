@@ -28,21 +28,15 @@ ENCODING = re.compile(r"[\w.-]{0,40}")
 @dataclass
 class Children:
     """How children come into being. `sandbox` makes one that is not opened; `placed` says where the root's documents
-    are on the host; `folder` is a private directory (None: the system's temporary one); a run at depth d has children
-    while d + 1 < `max_depth`. `close` when the root is over."""
+    are on the host; `folder` is a private directory (None: the system's temporary one). `close` when the root is over."""
 
     sandbox: Callable[[], Sandbox]
-    max_depth: int = 1
     placed: Callable[[Sequence[Document]], Sequence[Document]] = lambda documents: documents
     folder: Path | None = None
     warn: Callable[[str], None] = lambda _message: None
     live: list[Sandbox] = field(default_factory=list)
     """Those whose place is not yet seen to be gone."""
     _places: dict[int, asyncio.Semaphore] = field(default_factory=dict)
-
-    def may_have(self, depth: int) -> bool:
-        """Whether a run at this depth may have children."""
-        return depth + 1 < self.max_depth
 
     @asynccontextmanager
     async def place(
@@ -52,7 +46,9 @@ class Children:
         free. Raises `InputError` for what its parent does not have."""
         async with self._places.setdefault(depth, asyncio.Semaphore(AT_ONCE)):
             with tempfile.TemporaryDirectory(prefix="rlm-child-", dir=self.folder) as scratch:
-                given = await asyncio.to_thread(resolve, passed, documents, Path(scratch))
+                given = (
+                    documents if passed is None else await asyncio.to_thread(resolve, passed, documents, Path(scratch))
+                )
                 sandbox = self.sandbox()
                 self.live.append(sandbox)
                 try:
@@ -66,7 +62,7 @@ class Children:
             await sandbox.close()
         except SandboxError as error:
             self.warn(f"{error.message} {error.hint}".strip())
-        self.live.remove(sandbox)
+        self.live[:] = [other for other in self.live if other is not sandbox]
 
     async def close(self) -> None:
         """Until every child's container is gone."""

@@ -124,6 +124,8 @@ class Task:
     limits: Limits = Limits()
     check: Callable[[Answer], str] = lambda _answer: ""
     """What is wrong with a submitted answer (--schema), "" when nothing is."""
+    depth: int = 1
+    """How deep sub-calls may recurse; 1: plain calls only. A child has one less."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ class _Loop:
     @property
     def recursive(self) -> bool:
         """Whether `rlm_query` starts child runs."""
-        return self.deps.children is not None and self.deps.children.may_have(self.span.depth)
+        return self.deps.children is not None and self.task.depth > 1
 
     @cached_property
     def documents(self) -> Sequence[Document]:
@@ -239,6 +241,7 @@ class _Loop:
             facts=InputFacts(len(documents), size, listing=listing),
             limits=replace(self.task.limits, time_s=left and left * CHILD_TIME),
             check=lambda _answer: "",
+            depth=self.task.depth - 1,
         )
 
     async def open(self) -> History:
@@ -251,7 +254,7 @@ class _Loop:
             context=context,
             payload=self.payload,
             remaining=self.remaining(),
-            recursive=self.recursive,
+            depth=self.task.depth if self.recursive else min(self.task.depth, 1),
         )
         self.emit(PromptSet(system, user))
         return History.start(system=system, user=user)

@@ -206,7 +206,6 @@ def make_plan(
         },
         aliases=models.aliases,
         note=models.note,
-        max_depth=limits.depth,
         warnings=tuple(settings.warnings),
         log_dir=str(folder) if settings.logs.enabled else None,
     )

@@ -38,14 +38,17 @@ class Plan:
     check: Callable[[Answer], str] = lambda _answer: ""
     keep: Callable[[Answer], None] = lambda _answer: None
     """Gives a large answer the place where its result says that it is. Raises `RlmError`."""
-    max_depth: int = 1
-    """How deep `rlm_query` recurses; 1: plain sub-calls only."""
     note: str = ""
     """What the person should know about the models (offline, chosen by key ...)."""
     warnings: tuple[str, ...] = ()
     log_dir: str | None = None
     scratch: str | None = None
     """A folder of the run's own that nothing may be left of, not even by a second Ctrl-C."""
+
+    @property
+    def depth(self) -> int:
+        """How deep sub-calls may recurse."""
+        return int(self.caps.get("depth") or 0)
 
 
 @dataclass(frozen=True)
@@ -106,10 +109,9 @@ async def _under_signals(plan: Plan, models: Models, docker: Docker, bus: Bus, t
         aliases=plan.aliases,
         limits=plan.limits,
         check=plan.check,
+        depth=plan.depth,
     )
-    children = Children(
-        sandbox.child, plan.max_depth, sandbox.placed, docker.folder, warn=lambda message: bus.emit(Warned(message))
-    )
+    children = Children(sandbox.child, sandbox.placed, docker.folder, warn=lambda message: bus.emit(Warned(message)))
     deps = Deps(models.chain(bus.emit), sandbox, bus.emit, models.view, children=children)
     main = asyncio.ensure_future(run(task, deps))
 

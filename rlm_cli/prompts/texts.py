@@ -89,10 +89,11 @@ def opening(
     context: ContextFacts,
     payload: int,
     remaining: Remaining,
-    recursive: bool = False,
+    depth: int = 1,
 ) -> tuple[str, str]:
-    """The system prompt and the first user message. `recursive`: whether `rlm_query` starts child runs."""
-    what, when = RECURSIVE if recursive else PLAIN
+    """The system prompt and the first user message. `depth`: how deep sub-calls may recurse; above 1 `rlm_query` starts
+    child runs."""
+    what, when = RECURSIVE if depth > 1 else PLAIN
     system = _system_template().replace("{payload}", f"{payload:,}")
     system = system.replace("{rlm_query}", what).replace("{rlm_rung}", when)
     parts = [

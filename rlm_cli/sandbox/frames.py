@@ -282,11 +282,11 @@ def _passed(text: bytes) -> Passed:
     return tuple(map(_passed_part, parts))
 
 
-def _passed_part(part: object) -> Reference | Value:
+def _passed_part(part: Any) -> Reference | Value:
     match part:
         case [str(name), str(text)]:
             return Value(clean(name), clean(text))
-        case [str(name), int(number), int(start), int() | None as size, str(encoding)]:
+        case [str(name), int(number), int(start), int() | None as size, str(encoding)] if bool not in map(type, part):
             return Reference(clean(name), number, start, size, clean(encoding)[:40])
     raise Violation("a bad part of a context")
 

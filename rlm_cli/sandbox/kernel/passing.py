@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 SMALL = 1 << 16
 """Characters up to which a text goes by value without a look at where it may be from."""
-VALUES_MAX = wire.PROMPTS_MAX // 2
-"""Characters that go by value with one question."""
+VALUES_MAX = wire.PROMPTS_MAX // 8
+"""Characters that go by value with one question: whatever they are, they fit in one frame."""
 HEAD = 1 << 14
 """Characters of a long text that are looked for first."""
 NAME = 1000
