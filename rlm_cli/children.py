@@ -28,7 +28,8 @@ ENCODING = re.compile(r"[\w.-]{0,40}")
 @dataclass
 class Children:
     """How children come into being. `sandbox` makes one that is not opened; `placed` says where the root's documents
-    are on the host; `folder` is a private directory (None: the system's temporary one). `close` when the root is over."""
+    are on the host; `folder` is a private directory (None: the system's temporary one). `close` when the root is over.
+    """
 
     sandbox: Callable[[], Sandbox]
     placed: Callable[[Sequence[Document]], Sequence[Document]] = lambda documents: documents

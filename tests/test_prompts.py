@@ -248,3 +248,16 @@ def test_other_ways_to_write_code(reply: str, code: str) -> None:
 def test_what_only_looks_like_code_is_not_run(reply: str) -> None:
     """JSON that carries none, tags that say nothing."""
     assert parse_reply(reply).code == ""
+
+
+def test_rlm_query_is_what_the_depth_allows() -> None:
+    """Above depth 1 it is told as a run of its own; at the limit as the plain call that it is there."""
+    context = ContextFacts(kind="str", documents=1, bytes=10, chars=10, lines=1, lines_exact=True)
+    facts, left = InputFacts(1, 10), Remaining(30)
+    flat, deep = (
+        opening("Q?", facts=facts, context=context, payload=300_000, remaining=left, depth=depth)[0] for depth in (1, 2)
+    )
+    assert ("a run like this one" in flat, "a run like this one" in deep) == (False, True)
+    assert "4. `rlm_query`" in deep
+    assert "4. `rlm_query`" not in flat
+    assert "{rlm" not in flat + deep
