@@ -26,6 +26,7 @@ SCHEMA_VERSION = 1
 Role = Literal["root", "sub", "final"]
 AnswerKind = Literal["text", "json", "bytes"]
 Status = Literal["ok", "partial", "no_answer", "error"]
+ChildStatus = Literal["ok", "partial", "no_answer", "error", "interrupted"]
 StepStatus = Literal["ok", "error", "timeout", "died", "interrupted", "no_code"]
 Stream = Literal["stdout", "stderr"]
 
@@ -415,7 +416,7 @@ class ChildStarted:
 class ChildFinished:
     """A child run is over. `reply` says what its parent got: the answer's beginning, or why there is none."""
 
-    status: Status | Literal["interrupted"]
+    status: ChildStatus
     seconds: float
     reply: str = ""
     type: str = "child.finished"

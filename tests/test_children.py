@@ -311,7 +311,7 @@ def test_as_many_at_once_as_allowed_on_every_level() -> None:
         return Counted([cell, final("done")])
 
     tree = Tree(Level([]), asks(got, *("ABCDEFGHIJKL")), max_depth=3)
-    tree.sandbox = make  # type: ignore[method-assign, assignment]
+    tree.sandbox = make  # type: ignore[method-assign]
     assert tree.play().status == "ok"
     assert most == {1: AT_ONCE, 2: AT_ONCE}
     assert all(reply.ok for replies in got for reply in replies)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections import Counter
+from collections import defaultdict
 
 import pytest
 
@@ -39,7 +39,9 @@ def test_depth_three_with_three_models_adds_up(shell: Shell) -> None:
     """A count over halves of halves, each in a run of its own: exact; and for every model the totals, the record and
     the provider say the same."""
     (shell.folder / "rlm").mkdir()
-    (shell.folder / "rlm" / "config.toml").write_text('[aliases]\ncheap = "openai/sub/cheap"\n')
+    (shell.folder / "rlm" / "config.toml").write_text(
+        '[aliases]\ncheap = "openai/sub/cheap"\n[prices."openai/sub/cheap"]\ninput = 1\noutput = 2\n'
+    )
     source = items(shell)
     size = len((shell.folder / source).read_text())
     shell.server.policies["halves"] = lambda turn: code(HALVES.replace("SIZE", str(size // 3)))
@@ -48,7 +50,7 @@ def test_depth_three_with_three_models_adds_up(shell: Shell) -> None:
     assert done.json["calls"]["root"] == 7
     requests = shell.server.requests
     assert done.json["calls"]["total"] == len(requests) == 7 + 8
-    cost: Counter[str] = Counter()
+    cost = defaultdict[str, float](float)
     for request in requests:
         cost[f"openai/{request.model}"] += request.prompt_tokens * 1e-6 + request.output_tokens * 2e-6
     assert len(cost) == 3

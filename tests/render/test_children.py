@@ -39,7 +39,7 @@ HAPPENED: list[tuple[str, Event]] = [
 ]
 RECORDS = [Record(number, 1e9 + number, Span.parse(span), event) for number, (span, event) in enumerate(HAPPENED)]
 TREE = [
-    "  1 child · 1 document, 2 MB · How many in the first half?",
+    "  1 child · 1 document, 2.0 MB · How many in\\x1b[2J the first half?",
     "    1.1 child · 1 document, 10 B · Deeper?",
     "    1.1 step 1 · ok 1.0 s",
     "    1.1 child ok 2.0 s · 5",
@@ -47,7 +47,7 @@ TREE = [
     "  1 child no answer 4.0 s",
 ]
 BESIDE = [
-    "  2 child · 3 documents, 1,000 B · How many in the second half?",
+    "  2 child · 3 documents, 1.0 kB · How many in the second half?",
     "  2 limit: the limit of 2 turns was reached",
     "  2 child partial 3.0 s · the child run did not finish",
 ]

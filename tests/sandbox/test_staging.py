@@ -173,8 +173,8 @@ def test_nothing_but_empty_documents_can_be_packed(tmp_path: Path) -> None:
 def test_a_large_index_is_a_mounted_file(tmp_path: Path) -> None:
     """The attach frame stays small: an index of a megabyte and more is mounted beside the pack."""
     name = "x" * 200
-    shared = write(tmp_path, "data", b"0123456789")
-    docs = [Doc(f"{name}{n}", shared.path, 10) for n in range(INLINE_INDEX // 200)]
+    files = [write(tmp_path, f"data{n}", b"0123456789").path for n in range(MAX_MOUNTS + 1)]
+    docs = [Doc(f"{name}{n}", files[n % len(files)], 10) for n in range(INLINE_INDEX // 200)]
     staged = stage(docs, tmp_path)
     assert (staged.index, staged.index_file, [b.file for b in staged.binds]) == (None, "/in/index", ["pack", "index"])
     assert set(read_back(staged).values()) == {b"0123456789"}

@@ -28,6 +28,8 @@ HEAD = 1 << 14
 """Characters of a long text that are looked for first."""
 NAME = 1000
 """Characters up to which a str in a list is taken for a name, so that a wrong one is told."""
+UNNAMED = "text"
+"""The name of a text that is of no document."""
 UTF8 = ("auto", "utf-8", "utf8", "utf_8", "utf-8-sig", "utf_8_sig")
 MARK = 3
 """Bytes of UTF-8's byte order mark."""
@@ -103,10 +105,10 @@ class Passing:
 
     def _own_name(self, text: str | Text) -> str:
         if isinstance(text, Piece):
-            return text.document or "text"
+            return text.document or UNNAMED
         if isinstance(text, Text) and self._index is not None:
             return str(self._index.names[source_of(text)[0].number])
-        return "text"
+        return UNNAMED
 
     # -- by reference
 
@@ -114,7 +116,9 @@ class Passing:
         if isinstance(text, Text):
             return self._part_of_text(name, text)
         found = self._place(text) if len(text) > SMALL else None
-        return [name, str(text)] if found is None else [name, *found]
+        if found is None:
+            return [name, str(text)]
+        return [self._index.names[found[0]] if name == UNNAMED and self._index else name, *found]
 
     def _part_of_text(self, name: str, text: Text) -> Part:
         source, first, last = source_of(text)
