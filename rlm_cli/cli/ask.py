@@ -19,6 +19,7 @@ from ..events import Listener
 from ..render.look import Look, look_for
 from ..render.ticker import Ticker
 from ..render.views import view_for
+from ..routing import Mode, Route
 from ..runlog import RunLog, make_private, new_run_id
 from ..sources.archives import FOLDER as UNPACKED
 from ..sources.arguments import STDIN, Line, split_arguments
@@ -30,6 +31,7 @@ from .boundary import failure_lines, guard_stdout, report
 from .dry_run import cost_range, show_plan
 from .handover import hand_over, opened, unwritten
 from .invocation import Invocation, question_of
+from .mode import may_be_direct, route
 from .output import EventLines, Sink
 from .session import Plan, ask_once
 from .wiring import Docker, Models
@@ -107,25 +109,30 @@ def _answer(invocation: Invocation, sink: Sink) -> int:
     """Check what is cheap to check, read, run, hand over."""
     settings, env = invocation.settings, config.environment()
     look = look_for(sys.stderr, color=settings.output.color, env=env, verbosity=settings.run.verbose)
-    check = answer_schema.load(invocation.schema) if invocation.schema else None
+    schema = answer_schema.load(invocation.schema) if invocation.schema else None
     models = models_for(invocation, env)
     with ExitStack() as stack:
         ticker = stack.enter_context(closing(Ticker(sys.stderr, look, quiet=settings.run.quiet)))
         run_id = new_run_id()
         folder = stack.enter_context(run_folder(invocation, run_id))
-        docker = None
+        docker = stack.enter_context(closing(Docker(settings, folder)))
         if not invocation.dry_run and isinstance(models, Models):
             models.start_loading()
-            docker = stack.enter_context(Docker.ready(settings, folder, ticker))
+            if not may_be_direct(settings, models):
+                docker.ready(ticker)  # before anything is read
         question = question_of(invocation.parsed)
         cache = invocation.places.converted if settings.logs.enabled else None
         corpus = reading.read(invocation.parsed, invocation.source_options, folder, ticker=ticker, env=env, cache=cache)
+        chosen = None if isinstance(models, AuthError) else route(settings, question, corpus, models)
+        if invocation.dry_run or chosen is None or isinstance(models, AuthError):
+            ticker.close()
+            return show_plan(invocation, question, corpus, models, chosen, sink)
+        if chosen.mode != "direct":
+            docker.ready(ticker)
         ticker.close()
-        if docker is None or isinstance(models, AuthError):
-            return show_plan(invocation, question, corpus, models, sink)
-        confirm(invocation, models, corpus)
-        plan = make_plan(invocation, models, corpus, question=question, run_id=run_id, folder=folder)
-        plan = replace(plan, check=check) if check else plan
+        confirm(invocation, models, corpus, chosen.mode)
+        plan = make_plan(invocation, models, corpus, chosen, question=question, run_id=run_id, folder=folder)
+        plan = replace(plan, check=schema.check, schema=schema.text) if schema else plan
         return carry_out(invocation, plan, models, docker, look=look, sink=sink)
 
 
@@ -165,10 +172,10 @@ def run_folder(invocation: Invocation, run_id: str) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def confirm(invocation: Invocation, models: Models, corpus: sources.Corpus) -> None:
+def confirm(invocation: Invocation, models: Models, corpus: sources.Corpus, mode: Mode) -> None:
     """Ask a person before a run that may cost more than `confirm_above`; a script obeys the cap alone."""
     above = invocation.settings.confirm_above
-    high = cost_range(models, corpus).high
+    high = cost_range(models, corpus, mode).high
     if above is None or invocation.yes or high is None or high <= above:
         return
     if invocation.interactive and not typer.confirm(f"This may cost up to {money(high)}. Go on?", err=True):
@@ -176,11 +183,20 @@ def confirm(invocation: Invocation, models: Models, corpus: sources.Corpus) -> N
 
 
 def make_plan(
-    invocation: Invocation, models: Models, corpus: sources.Corpus, *, question: str, run_id: str, folder: Path
+    invocation: Invocation,
+    models: Models,
+    corpus: sources.Corpus,
+    chosen: Route,
+    *,
+    question: str,
+    run_id: str,
+    folder: Path,
 ) -> Plan:
     """What the run will do, from settings and corpus."""
     settings, limits = invocation.settings, invocation.settings.limits
     warnings = list(settings.warnings)
+    if chosen.overruled:
+        warnings.append(f"--mode {settings.mode} is not possible: {chosen.why}; answered by code, in the sandbox")
     if limits.depth > 1:
         warnings.append("this version answers rlm_query as a plain sub-call: --max-depth above 1 has no effect yet")
     return Plan(
@@ -196,12 +212,14 @@ def make_plan(
             "tokens": models.pricing.caps.tokens,
             "time": limits.time_s,
             "iterations": limits.iterations,
-            "depth": limits.depth,
+            "depth": 0 if chosen.mode == "rlm-d0" else limits.depth,
             "subcalls": limits.subcalls,
             "concurrency": limits.concurrency,
         },
         aliases=models.aliases,
         note=models.note,
+        mode=chosen.mode,
+        mode_why=chosen.why,
         warnings=tuple(warnings),
         log_dir=str(folder) if settings.logs.enabled else None,
         scratch=str(folder / UNPACKED if settings.logs.enabled else folder),

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import config
 from ..engine import LedgerView
-from ..events import ROOT, Emit, ModelPair, Preparing, Totals
+from ..errors import SandboxError
+from ..events import ROOT, Emit, ModelPair, Preparing, SandboxInfo, Totals
 from ..models import Model
 from ..models.breaker import Breaker
 from ..models.cached import Cached
@@ -26,7 +26,7 @@ from ..models.retrying import Retrying
 from ..models.router import Router
 from ..models.store import ReplyStore
 from ..render.ticker import Ticker
-from ..sandbox import SandboxOptions
+from ..sandbox import ContextFacts, Document, Host, OnOutput, SandboxOptions, StepResult
 from ..units import human_bytes
 
 if TYPE_CHECKING:
@@ -182,38 +182,81 @@ def _configured(settings: config.Settings, name: str) -> Price | None:
 
 
 class Docker:
-    """A Docker Engine that answered and has the image; `sandbox` makes one container on it."""
+    """A Docker Engine, imported and connected when it is needed; `sandbox` makes one container on it."""
 
-    def __init__(self, engine: Engine, options: SandboxOptions, folder: Path) -> None:
-        self._engine, self._options, self._folder = engine, options, folder
+    def __init__(self, settings: config.Settings, folder: Path) -> None:
+        self._options, self._folder = sandbox_options(settings), folder
+        self._engine: Engine | None = None
+        self._is_ready = False
 
-    @classmethod
-    @contextmanager
-    def ready(cls, settings: config.Settings, folder: Path, ticker: Ticker) -> Iterator[Docker]:
+    def ready(self, ticker: Ticker) -> None:
         """Connect, and get the image if the policy says so, with progress. Raises `SandboxError`."""
-        from ..sandbox.container import Engine
         from ..sandbox.image import resolve_image
 
-        options = sandbox_options(settings)
-        engine = Engine()
-        try:
-            resolve_image(engine, options, on_progress=lambda progress: _show(ticker, progress))
-            yield cls(engine, options, folder)
-        finally:
-            engine.close()
+        if not self._is_ready:
+            resolve_image(self._connected(), self._options, on_progress=lambda progress: _show(ticker, progress))
+            self._options, self._is_ready = replace(self._options, pull="never"), True
 
-    def sandbox(self, run_id: str, emit: Emit) -> DockerSandbox:
+    def close(self) -> None:
+        """Release the engine's connections."""
+        if self._engine is not None:
+            self._engine.close()
+
+    def sandbox(self, run_id: str, emit: Emit) -> OnDemand:
         """A sandbox for one run; not opened."""
+        return OnDemand(lambda: self._container(run_id, emit))
+
+    def _connected(self) -> Engine:
+        from ..sandbox.container import Engine
+
+        self._engine = self._engine or Engine()
+        return self._engine
+
+    def _container(self, run_id: str, emit: Emit) -> DockerSandbox:
         from ..sandbox.docker_sandbox import DockerSandbox
 
-        options = replace(self._options, run_id=run_id, pull="never")
         return DockerSandbox(
-            options,
+            replace(self._options, run_id=run_id),
             folder=self._folder,
-            engine=self._engine,
-            text_limit=text_limit(options.memory),
+            engine=self._connected(),
+            on_image=lambda image: emit(Preparing(f"{image.phase} {image.name}", image.done, image.total), ROOT),
+            text_limit=text_limit(self._options.memory),
             on_stage=lambda done, total: emit(Preparing("packing the input", done, total), ROOT),
         )
+
+
+class OnDemand:
+    """The `Sandbox` that `make` makes when it is opened: a run that does without never imports Docker."""
+
+    def __init__(self, make: Callable[[], DockerSandbox]) -> None:
+        self._make = make
+        self._made: DockerSandbox | None = None
+
+    @property
+    def info(self) -> SandboxInfo:
+        return self._made.info if self._made else SandboxInfo()
+
+    async def open(self, documents: Sequence[Document], host: Host) -> ContextFacts:
+        self._made = await asyncio.to_thread(self._make)
+        return await self._made.open(documents, host)
+
+    async def execute(self, code: str, *, timeout: float, on_output: OnOutput | None = None) -> StepResult:
+        if self._made is None:
+            raise SandboxError("the sandbox is not open", code="sandbox_lost")
+        return await self._made.execute(code, timeout=timeout, on_output=on_output)
+
+    def interrupt(self) -> None:
+        if self._made is not None:
+            self._made.interrupt()
+
+    async def close(self) -> None:
+        if self._made is not None:
+            await self._made.close()
+
+    def kill_now(self) -> None:
+        """See `DockerSandbox.kill_now`."""
+        if self._made is not None:
+            self._made.kill_now()
 
 
 def text_limit(memory: int) -> int:

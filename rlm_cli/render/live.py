@@ -201,7 +201,8 @@ class LiveView:
             return []
         match event:
             case RunStarted():
-                return header_block(event)
+                mode = [Text(fmt.mode_text(event), "dim")] if event.mode and verbose else []
+                return [*header_block(event), *mode]
             case SandboxReady() if verbose:
                 return [
                     Text(
@@ -213,7 +214,7 @@ class LiveView:
                 return fmt.prose_block(f"{event.system}\n\n{event.user}", width)
             case StepStarted(step=step):
                 return [Text(), fmt.rule(step)]
-            case CodeWritten():
+            case CodeWritten() if not self._progress.direct:
                 return self._code(event, width)
             case Output():
                 return fmt.output_block(

@@ -1,0 +1,78 @@
+"""The mode of a run: measure what the rule of `rlm_cli.routing` looks at, and ask it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from .. import config, routing
+from ..models.facts import LOCAL_PROVIDERS, facts, output_limit
+from ..sandbox.decoded import read_text
+from ..sources import Corpus
+from .wiring import Models
+
+LOCAL_WINDOW = 4_096
+"""Tokens that a local server gives a model unless it was told otherwise; it cuts longer prompts without a word."""
+WINDOW_OPTIONS = ("num_ctx", "n_ctx")
+LOOKED_AT_BYTES = 16 * 1024**2
+"""Larger inputs are not read to be measured: no window holds them."""
+BYTES_PER_TOKEN = 4
+
+
+def route(settings: config.Settings, question: str, corpus: Corpus, models: Models) -> routing.Route:
+    """How the question will be answered. Raises `InputError` for a document that cannot be read."""
+    asked, name = settings.mode, models.choice.root
+    if not may_be_direct(settings, models):
+        return routing.decide(
+            asked, routing.Situation(question, 0, 0, None, 0, model=_kind(name), depth=_depth(settings))
+        )
+    tokens, binary = _measured(corpus)
+    caps = models.pricing.caps
+    return routing.decide(
+        asked,
+        routing.Situation(
+            question,
+            tokens,
+            corpus.facts.bytes,
+            _window(settings, name),
+            output_limit(name, "root"),
+            price=models.ledger.price(name),
+            cap_usd=caps.usd,
+            cap_tokens=caps.tokens,
+            model=_kind(name),
+            binary=binary,
+            depth=_depth(settings),
+        ),
+    )
+
+
+def may_be_direct(settings: config.Settings, models: Models) -> bool:
+    """Whether the run may turn out to need no sandbox."""
+    return routing.may_be_direct(settings.mode, _kind(models.choice.root))
+
+
+def _depth(settings: config.Settings) -> int:
+    return settings.limits.depth
+
+
+def _kind(model: str) -> Literal["", "offline", "scripted"]:
+    if model == "offline":
+        return "offline"
+    return "scripted" if model.startswith("scripted:") else ""
+
+
+def _window(settings: config.Settings, model: str) -> int | None:
+    known = facts(model)
+    if known.provider not in LOCAL_PROVIDERS and model.split("/")[0] not in LOCAL_PROVIDERS:
+        return known.window
+    told = [settings.model_options.get(name) for name in WINDOW_OPTIONS]
+    return next((int(size) for size in told if isinstance(size, int | float)), LOCAL_WINDOW)
+
+
+def _measured(corpus: Corpus) -> tuple[int, bool]:
+    """Tokens of the input, by its text where it is small enough to be looked at, and whether any of it is no text."""
+    if corpus.facts.bytes > LOOKED_AT_BYTES:
+        return corpus.facts.bytes // BYTES_PER_TOKEN, False
+    from ..sandbox.kernel.tokens import estimate_tokens
+
+    texts = [read_text(document).text for document in corpus.documents]
+    return sum(map(estimate_tokens, texts)), any("\0" in text for text in texts)
