@@ -13,9 +13,9 @@ from .wiring import Models
 LOCAL_WINDOW = 4_096
 """Tokens that a local server gives a model unless it was told otherwise; it cuts longer prompts without a word."""
 WINDOW_OPTIONS = ("num_ctx", "n_ctx")
-LOOKED_AT_BYTES = 16 * 1024**2
-"""Larger inputs are not read to be measured: no window holds them."""
-BYTES_PER_TOKEN = 4
+LARGEST_BYTES = 16 * 1024**2
+BYTES_PER_TOKEN, MOST_BYTES_PER_TOKEN = 4, 8
+"""As a rule; and more than any text has."""
 
 
 def route(settings: config.Settings, question: str, corpus: Corpus, models: Models) -> routing.Route:
@@ -25,15 +25,15 @@ def route(settings: config.Settings, question: str, corpus: Corpus, models: Mode
         return routing.decide(
             asked, routing.Situation(question, 0, 0, None, 0, model=_kind(name), depth=_depth(settings))
         )
-    tokens, binary = _measured(corpus)
-    caps = models.pricing.caps
+    window, caps = _window(settings, name), models.pricing.caps
+    tokens, binary = _measured(corpus, window)
     return routing.decide(
         asked,
         routing.Situation(
             question,
             tokens,
             corpus.facts.bytes,
-            _window(settings, name),
+            window,
             output_limit(name, "root"),
             price=models.ledger.price(name),
             cap_usd=caps.usd,
@@ -68,11 +68,13 @@ def _window(settings: config.Settings, model: str) -> int | None:
     return next((int(size) for size in told if isinstance(size, int | float)), LOCAL_WINDOW)
 
 
-def _measured(corpus: Corpus) -> tuple[int, bool]:
-    """Tokens of the input, by its text where it is small enough to be looked at, and whether any of it is no text."""
-    if corpus.facts.bytes > LOOKED_AT_BYTES:
+def _measured(corpus: Corpus, window: int | None) -> tuple[int, bool]:
+    """Tokens of the input, by its text where the window may hold it, and whether any of it is no text."""
+    most = LARGEST_BYTES if window is None else min(LARGEST_BYTES, window * MOST_BYTES_PER_TOKEN)
+    if corpus.facts.bytes > most:
         return corpus.facts.bytes // BYTES_PER_TOKEN, False
     from ..sandbox.kernel.tokens import estimate_tokens
 
-    texts = [read_text(document).text for document in corpus.documents]
-    return sum(map(estimate_tokens, texts)), any("\0" in text for text in texts)
+    # As one text: of a long one the estimate looks at samples.
+    text = "\n".join(read_text(document).text for document in corpus.documents)
+    return estimate_tokens(text), "\0" in text
