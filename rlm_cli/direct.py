@@ -27,7 +27,7 @@ from .events import (
 from .models import Completion, Request
 from .prompts import LEAST_DENSITY, History, direct_prompt, direct_repair, reply_json, reply_text
 from .sandbox import Answer
-from .sandbox.decoded import Decoded, read_text
+from .sandbox.decoded import Decoded, read_texts
 
 UNFINISHED = "the reply was not finished: this is what had arrived"
 SURELY_CUT_CHARS = 8_000
@@ -97,7 +97,9 @@ class _Direct:
 
     async def open(self) -> History:
         """The prompt. Raises `NotDirectError` for an input that is not text."""
-        documents = await asyncio.to_thread(lambda: [read_text(document) for document in self.task.documents])
+        documents, changes = await asyncio.to_thread(read_texts, self.task.documents)
+        for change in changes.sentences():
+            self.emit(Warned(change))
         if binary := [document.name for document in documents if "\0" in document.text]:
             raise NotDirectError(f"{binary[0]} is not text")
         system, user = direct_prompt(self.task.question, documents, schema=self.task.schema)

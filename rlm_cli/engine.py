@@ -558,19 +558,21 @@ def _said(text: str) -> StepResult:
 
 def is_empty(answer: Answer) -> bool:
     """Nothing at all. An empty list or object is an answer: "none"."""
-    return not answer.data.strip() or (answer.kind == "json" and answer.data in (b"null", b'""'))
+    if answer.kind == "json" and answer.data in (b"null", b'""'):
+        return True
+    return not any(piece.strip() for piece in answer.pieces())
 
 
 def answer_text(answer: Answer) -> str:
     """An answer as text, for the screen and for JSON; bytes that are not UTF-8 are shown escaped."""
-    return answer.data.decode("utf-8", "backslashreplace")
+    return answer.whole().decode("utf-8", "backslashreplace")
 
 
 def answer_data(answer: Answer) -> Any:
-    """The value of a JSON answer; None for text and bytes."""
+    """The value of a JSON answer, in memory however large it is; None for text and bytes."""
     if answer.kind != "json":
         return None
     try:
-        return json.loads(answer.data)
+        return json.loads(answer.whole())
     except (ValueError, RecursionError):
         return None

@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeVar, Union
 SCHEMA_VERSION = 1
 
 Role = Literal["root", "sub", "final"]
+AnswerKind = Literal["text", "json", "bytes"]
 Status = Literal["ok", "partial", "no_answer", "error"]
 StepStatus = Literal["ok", "error", "timeout", "died", "interrupted", "no_code"]
 Stream = Literal["stdout", "stderr"]
@@ -181,6 +182,8 @@ class SandboxInfo:
     kind: str = ""
     image: str = ""
     network: bool = False
+    input: str = ""
+    """How the input got in: "mounted", or copied to "memory" or a "volume" where the engine cannot see it."""
 
 
 @dataclass(frozen=True)
@@ -194,12 +197,25 @@ class Totals:
 
 
 @dataclass(frozen=True)
+class AnswerFile:
+    """Where a large answer is, byte for byte. `kind` as it was submitted: UTF-8 text, JSON, or bytes."""
+
+    path: str
+    bytes: int
+    sha256: str
+    kind: AnswerKind
+
+
+@dataclass(frozen=True)
 class Result:
-    """The one object of `--json`, of the last line of `--events` and of `run.json` (`rlm schema result`)."""
+    """The one object of `--json`, of the last line of `--events` and of `run.json` (`rlm schema result`).
+
+    An answer of more than 1 MiB is not in it: `answer` is None, and `answer_file` says where it is.
+    """
 
     run_id: str
     status: Status
-    answer: str
+    answer: str | None
     question: str
     exit_code: int
     version: str
@@ -222,7 +238,13 @@ class Result:
     log_dir: str | None = None
     mode: str = ""
     """How the answer came about: rlm, rlm-d0 or direct (`rlm help modes`)."""
+    answer_file: AnswerFile | None = None
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is an answer, here or in its file."""
+        return bool(self.answer) or self.answer_file is not None
 
 
 # -- the events ----------------------------------------------------------------------------------------------------

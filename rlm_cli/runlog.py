@@ -3,7 +3,8 @@
     runs/20261120-153012-a1b2c3/      0700, files 0600, nothing is followed or overwritten
       run.json        the header: enough for a list; written at the start, replaced at the end with the result
       events.jsonl    one record a line, ASCII, appended; a torn last line is the most a crash can cost
-      blobs/<sha256>  strings over 2 KiB, once each: {"$blob": sha256, "chars": n, "head": first characters}
+      blobs/<sha256>  strings over 2 KiB, once each: {"$blob": sha256, "chars": n, "head": first characters}; an answer
+                      over 1 MiB as the bytes it is: {"answer_file": {"sha256": ...}}
       sources.jsonl   the corpus by reference: name, path, size
 
 Streaming pieces are not logged. While a run lives it holds a lock on its events.jsonl: that tells a running run from
@@ -31,6 +32,7 @@ from typing import Any, Literal, Protocol
 from .errors import ConfigError, InputError
 from .events import (
     SCHEMA_VERSION,
+    AnswerFile,
     ModelPair,
     Record,
     Result,
@@ -47,6 +49,7 @@ RunStatus = Literal["ok", "partial", "no_answer", "error", "running", "crashed"]
 
 _INLINE_CHARS = 2048
 _HEAD_CHARS = 160
+_PIECE = 1024 * 1024
 _HEADER_BYTES = 4 * 1024 * 1024
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-z-]{1,64}", re.ASCII)
 _SHA = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -55,12 +58,12 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a planted FIFO must not b
 
 
 class ManifestEntry(Protocol):
-    """What the manifest says of a document (`sources.Document` has it)."""
+    """What the manifest says of a document (`sources.Document` has it). `kept`: a host path, or a URL."""
 
     @property
     def name(self) -> str: ...
     @property
-    def path(self) -> Path: ...
+    def kept(self) -> str: ...
     @property
     def size(self) -> int: ...
 
@@ -136,9 +139,13 @@ class RunLog:
             self._write_header({"finished": record.ts, "result": _shrink(to_json(record.event.result), self._store)})
 
     def write_manifest(self, documents: Iterable[ManifestEntry]) -> None:
-        """Name, host path and size of every document, in order, as JSON lines."""
-        lines = (_ascii({"name": d.name, "path": str(d.path), "size": d.size}) for d in documents)
+        """Name, host path (or URL) and size of every document, in order, as JSON lines."""
+        lines = (_ascii({"name": d.name, "path": d.kept, "size": d.size}) for d in documents)
         _write_new(self.directory / "sources.jsonl", lines)
+
+    def blob(self, sha256: str) -> Path:
+        """Where the bytes with this hash belong."""
+        return self.directory / "blobs" / sha256
 
     def close(self) -> None:
         """Release the file and the lock. Idempotent."""
@@ -176,7 +183,7 @@ class RunLog:
         sha = hashlib.sha256(data).hexdigest()
         if sha not in self._stored:
             with contextlib.suppress(FileExistsError):
-                _write_new(self.directory / "blobs" / sha, [data])
+                _write_new(self.blob(sha), [data])
             self._stored.add(sha)
         return sha
 
@@ -263,9 +270,31 @@ def read_result(directory: Path) -> Result | None:
     """The whole result, or None when the run has none (it is running, or crashed)."""
     header = _read_json(directory / "run.json")
     try:
-        return from_json(Result, _grow(header["result"], _fetcher(directory)))
+        result = from_json(Result, _grow(header["result"], _fetcher(directory)))
     except (KeyError, ValueError, RecursionError):
         return None
+    file = result.answer_file
+    if file is None or not _SHA.fullmatch(file.sha256):
+        return replace(result, answer_file=None)
+    path = str(directory.absolute() / "blobs" / file.sha256)  # the folder may have been moved
+    return replace(result, answer_file=replace(file, path=path))
+
+
+def read_answer(directory: Path, file: AnswerFile) -> Iterator[bytes]:
+    """A large answer, piece by piece. Raises `InputError` when it is missing, or, at its end, when it is not what was
+    recorded."""
+    hint = f"the record is in {directory}"
+    seen, size = hashlib.sha256(), 0
+    try:
+        with os.fdopen(os.open(directory / "blobs" / Path(file.path).name, _READ), "rb", buffering=0) as blob:
+            while data := blob.read(_PIECE):
+                seen.update(data)
+                size += len(data)
+                yield data
+    except OSError as error:
+        raise InputError(f"cannot read the answer: {error.strerror}", hint=hint, code="run_unreadable") from error
+    if (seen.hexdigest(), size) != (file.sha256, file.bytes):
+        raise InputError("the recorded answer was changed or is damaged", hint=hint, code="run_damaged")
 
 
 def read_header(directory: Path) -> RunHeader:

@@ -53,6 +53,7 @@ OWNER = {
     "rich": "render",
     "pathspec": "sources",
     "zstandard": "sources/compressed.py",
+    "httpx": "sources/http.py",
     "pypdfium2": "sources/convert/pdf.py",
     "mammoth": "sources/convert/word.py",
     "python_calamine": "sources/convert/sheets.py",

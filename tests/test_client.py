@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import gc
+import hashlib
 import json
 import queue
 import threading
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm_cli.errors import SandboxError
+from rlm_cli.errors import RlmError, SandboxError
 from rlm_cli.sandbox import Answer, Captured, StepResult, SubCall, SubReply, frames
 from rlm_cli.sandbox.client import KernelClient, Patience, kernel_bundle
 from rlm_cli.sandbox.frames import Violation
 from rlm_cli.sandbox.kernel import wire
 from rlm_cli.sandbox.pump import Pump
+from rlm_cli.sandbox.spool import Spool, Spooled
 from tests.kernel.local import FakeHost
 
 FACTS = {
@@ -86,12 +91,13 @@ def play(
     cells: int = 1,
     host: FakeHost | None = None,
     patience: Patience | None = None,
+    new_spool: Callable[[], Spool] = Spool,
 ) -> tuple[list[StepResult], ScriptedChannel]:
     """Run cells against the script."""
     channel = ScriptedChannel(script)
 
     async def main() -> list[StepResult]:
-        client = KernelClient(channel, patience=patience or Patience())
+        client = KernelClient(channel, patience=patience or Patience(), new_spool=new_spool)
         try:
             await client.start()
             await client.attach(b"", None, 100, host or FakeHost())
@@ -189,6 +195,44 @@ def test_silence_after_a_kill_ends_the_run() -> None:
     """A supervisor that does not replace its worker is broken."""
     with pytest.raises(SandboxError, match="did not stop a cell"):
         play({b"C": [BAD["nan"]]}, patience=Patience(kill=0.1))
+
+
+ANSWER = {"op": "answer", "cell": 1, "kind": "text"}
+MANY = [worker({**ANSWER, "part": part, "last": part == 3}, bytes([65 + part]) * wire.PART_MAX) for part in range(4)]
+
+
+def test_a_large_answer_is_in_a_file_as_long_as_it_is_wanted(tmp_path: Path) -> None:
+    """Spooled as it comes; what it replaces, and what is never whole, leaves nothing behind."""
+    script = [b"".join([*MANY, worker({**ANSWER, "part": 0, "last": True}, b"x"), *MANY, *MANY[:2], done()])]
+    (result,), _ = play({b"C": script}, new_spool=lambda: Spool(tmp_path))
+    assert result.answer is not None
+    assert isinstance(result.answer.data, Spooled)
+    assert [*tmp_path.iterdir()] == [result.answer.data.path]
+    data = result.answer.whole()
+    assert data == b"".join(letter * wire.PART_MAX for letter in (b"A", b"B", b"C", b"D"))
+    assert (result.answer.data.size, result.answer.data.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    del result
+    gc.collect()
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_an_answer_that_is_too_large_is_an_error_of_the_cell() -> None:
+    """The model learns the limit; the answer before it counts."""
+    first = worker({**ANSWER, "part": 0, "last": True}, b"kept")
+    stopped = done(status="interrupted")
+    spool = functools.partial(Spool, most=2 * wire.PART_MAX)
+    (result,), channel = play({b"C": [first + b"".join(MANY)], b"I": [stopped]}, new_spool=spool)
+    assert (result.status, result.answer) == ("error", Answer("text", b"kept"))
+    assert "an answer may have at most 2,097,152 bytes" in result.error
+    assert [kind for kind, _ in channel.sent if kind != b"P"] == [b"W", b"C", b"I", b"Q"]
+
+
+def test_a_disk_that_takes_no_answer_ends_the_run(tmp_path: Path) -> None:
+    """It is this machine's failure, and not the model's."""
+    gone = tmp_path / "gone"
+    with pytest.raises(RlmError, match=r"could not be kept in .*: No such file") as caught:
+        play({b"C": [b"".join(MANY)], b"I": [done(status="interrupted")]}, new_spool=lambda: Spool(gone))
+    assert caught.value.code == "answer_unkept"
 
 
 def test_what_the_other_side_said_beats_a_failed_write() -> None:

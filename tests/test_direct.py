@@ -20,7 +20,7 @@ from rlm_cli.events import PromptSet, Usage, Warned
 from rlm_cli.models import Completion, Message, OnText, Request
 from rlm_cli.prompts import InputFacts, direct_prompt, reply_json, reply_text
 from rlm_cli.sandbox import Answer
-from rlm_cli.sandbox.decoded import Decoded, read_text
+from rlm_cli.sandbox.decoded import Decoded, read_texts
 
 from .fakes import Events, ScriptedModel, ScriptedSandbox, fence, final, no_totals, printed
 
@@ -112,20 +112,22 @@ def test_text_is_read_as_the_kernel_reads_it(
     tmp_path: Path, data: bytes, encoding: str, text: str, lossy: bool
 ) -> None:
     """Mark, then UTF-8, then Latin-1; no newline is translated."""
-    assert read_text(document(tmp_path, "a", data, encoding)) == Decoded("a", text, lossy)
+    assert read_texts([document(tmp_path, "a", data, encoding)])[0] == [Decoded("a", text, lossy)]
 
 
 def test_what_was_read_is_what_was_listed(tmp_path: Path) -> None:
     """A file that grew is read as far as it was listed; one that shrank or went away is an input error."""
     grown = document(tmp_path, "a.log", b"one\n")
     grown.path.write_bytes(b"one\ntwo\n")
-    assert read_text(grown).text == "one\n"
+    texts, changes = read_texts([grown])
+    assert texts[0].text == "one\n"
+    assert "a.log; the answer is about what was there at the start" in changes.sentences()[0]
     grown.path.write_bytes(b"on")
     with pytest.raises(InputError, match="shrank"):
-        read_text(grown)
+        read_texts([grown])
     grown.path.unlink()
     with pytest.raises(InputError, match="cannot read"):
-        read_text(grown)
+        read_texts([grown])
 
 
 @pytest.mark.parametrize(

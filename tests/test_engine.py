@@ -43,7 +43,7 @@ def play(
 
 
 def text_of(outcome: Outcome) -> str:
-    return outcome.answer.data.decode() if outcome.answer else ""
+    return outcome.answer.whole().decode() if outcome.answer else ""
 
 
 def test_a_run_from_probe_to_answer() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from rlm_cli.errors import ConfigError, InputError
 from rlm_cli.events import (
     ROOT,
+    AnswerFile,
     Bus,
     CodeWritten,
     ErrorInfo,
@@ -38,6 +40,7 @@ from rlm_cli.runlog import (
     list_runs,
     new_run_id,
     prune,
+    read_answer,
     read_header,
     read_result,
     read_run,
@@ -53,7 +56,7 @@ STARTED = RunStarted(
 @dataclass(frozen=True)
 class Entry:
     name: str
-    path: Path
+    kept: str
     size: int
 
 
@@ -122,7 +125,7 @@ def test_only_the_owner_can_read(tmp_path: Path) -> None:
     try:
         write(tmp_path / "new" / "r", CodeWritten(1, "x" * 3000, ""))
         log = RunLog(tmp_path / "new" / "s")
-        log.write_manifest([Entry("a", Path("/in/a"), 1)])
+        log.write_manifest([Entry("a", "/in/a", 1)])
         log.close()
     finally:
         os.umask(old)
@@ -134,7 +137,7 @@ def test_only_the_owner_can_read(tmp_path: Path) -> None:
 def test_the_manifest_names_documents_and_copies_none(tmp_path: Path) -> None:
     """One line a document: name, path, size."""
     log = RunLog(tmp_path / "r")
-    log.write_manifest([Entry("a\n.log", Path("/in/a"), 7), Entry("b", Path("/in/b"), 0)])
+    log.write_manifest([Entry("a\n.log", "/in/a", 7), Entry("b", "/in/b", 0)])
     log.close()
     lines = (tmp_path / "r" / "sources.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
@@ -239,6 +242,35 @@ def test_the_header_is_small_and_the_result_whole(tmp_path: Path) -> None:
         ("logs/",),
         "0.1.0",
     )
+
+
+def test_a_large_answer_is_a_blob_of_its_own(tmp_path: Path) -> None:
+    """Read piece by piece from wherever the folder is now; a wrong byte, a cut or a missing file is an error."""
+    data = b"answer\n" * 400_000
+    file = AnswerFile("/elsewhere", len(data), hashlib.sha256(data).hexdigest(), "text")
+    write(tmp_path / "old", answer=None, answer_file=file)
+    (tmp_path / "old" / "blobs" / file.sha256).write_bytes(data)
+    (tmp_path / "old").rename(tmp_path / "r")
+    found = read_result(tmp_path / "r")
+    assert found is not None
+    assert found.answer_file == replace(file, path=str(tmp_path / "r" / "blobs" / file.sha256))
+    assert b"".join(read_answer(tmp_path / "r", found.answer_file)) == data
+    for wrong in (b"x" + data[1:], data[:-1]):
+        (tmp_path / "r" / "blobs" / file.sha256).write_bytes(wrong)
+        with pytest.raises(InputError, match="changed or is damaged"):
+            list(read_answer(tmp_path / "r", found.answer_file))
+    (tmp_path / "r" / "blobs" / file.sha256).unlink()
+    with pytest.raises(InputError, match="No such file"):
+        list(read_answer(tmp_path / "r", found.answer_file))
+
+
+@pytest.mark.parametrize("sha", ["../run.json", "/etc/passwd", ""])
+def test_a_forged_answer_file_is_no_answer(tmp_path: Path, sha: str) -> None:
+    """A name from a record is a hash or nothing."""
+    write(tmp_path / "r", answer=None, answer_file=AnswerFile("/etc/passwd", 1, sha, "text"))
+    found = read_result(tmp_path / "r")
+    assert found is not None
+    assert (found.answered, found.answer_file) == (False, None)
 
 
 def test_running_and_crashed_are_told_apart(tmp_path: Path) -> None:

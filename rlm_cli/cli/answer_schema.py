@@ -35,7 +35,7 @@ def load(text: str) -> AnswerSchema:
 
     def check(answer: Answer) -> str:
         try:
-            value = answer_data(answer) if answer.kind == "json" else json.loads(answer.data)
+            value = answer_data(answer) if answer.kind == "json" else json.loads(answer.whole())
         except (ValueError, RecursionError):
             return "the value does not satisfy the schema: it is not JSON (a value is wanted, not a sentence)"
         problem = jsonschema.exceptions.best_match(validator.iter_errors(value))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
@@ -21,18 +20,18 @@ from ..render.ticker import Ticker
 from ..render.views import view_for
 from ..routing import Mode, Route
 from ..runlog import RunLog, make_private, new_run_id
-from ..sources.archives import FOLDER as UNPACKED
 from ..sources.arguments import STDIN, Line, split_arguments
-from ..sources.convert.join import FOLDER as CONVERTED
 from ..sources.stdin import carries_data, stdin_kind
+from ..sources.urls import shown
 from ..units import money
 from . import answer_schema, options, reading
 from .boundary import failure_lines, guard_stdout, report
 from .dry_run import cost_range, show_plan
-from .handover import hand_over, opened, unwritten
+from .handover import hand_over, keep, opened, stopped, unwritten
 from .invocation import Invocation, question_of
 from .mode import may_be_direct, route
 from .output import EventLines, Sink
+from .scratch import Scratch, scratch
 from .session import Plan, ask_once
 from .wiring import Docker, Models
 
@@ -114,15 +113,24 @@ def _answer(invocation: Invocation, sink: Sink) -> int:
     with ExitStack() as stack:
         ticker = stack.enter_context(closing(Ticker(sys.stderr, look, quiet=settings.run.quiet)))
         run_id = new_run_id()
-        folder = stack.enter_context(run_folder(invocation, run_id))
+        folder, place = stack.enter_context(run_folder(invocation, run_id))
         docker = stack.enter_context(closing(Docker(settings, folder)))
         if not invocation.dry_run and isinstance(models, Models):
             models.start_loading()
             if not may_be_direct(settings, models):
                 docker.ready(ticker)  # before anything is read
         question = question_of(invocation.parsed)
-        cache = invocation.places.converted if settings.logs.enabled else None
-        corpus = reading.read(invocation.parsed, invocation.source_options, folder, ticker=ticker, env=env, cache=cache)
+        reading.tell_unread_stdin(invocation.parsed, ticker)
+        corpus = reading.read(
+            invocation.parsed.sources,
+            invocation.source_options,
+            place,
+            stdin=folder,
+            ticker=ticker,
+            env=env,
+            cache=invocation.places.converted if settings.logs.enabled else None,
+            offline=settings.run.offline,
+        )
         chosen = None if isinstance(models, AuthError) else route(settings, question, corpus, models)
         if invocation.dry_run or chosen is None or isinstance(models, AuthError):
             ticker.close()
@@ -132,6 +140,7 @@ def _answer(invocation: Invocation, sink: Sink) -> int:
         ticker.close()
         confirm(invocation, models, corpus, chosen.mode)
         plan = make_plan(invocation, models, corpus, chosen, question=question, run_id=run_id, folder=folder)
+        plan = replace(plan, scratch=str(place.folder))
         plan = replace(plan, check=schema.check, schema=schema.text) if schema else plan
         return carry_out(invocation, plan, models, docker, look=look, sink=sink)
 
@@ -147,12 +156,12 @@ def models_for(invocation: Invocation, env: Mapping[str, str]) -> Models | AuthE
 
 
 @contextmanager
-def run_folder(invocation: Invocation, run_id: str) -> Iterator[Path]:
-    """The run's folder, private; with --no-log (and in a dry run) one that does not outlive the command. A folder in
-    which no run began is removed: what was spooled for nothing is not kept. What was unpacked never is."""
+def run_folder(invocation: Invocation, run_id: str) -> Iterator[tuple[Path, Scratch]]:
+    """The run's folder, private, and one for what does not outlive the command; with --no-log (and in a dry run) that
+    one is both. A folder in which no run began is removed: what was spooled for nothing is not kept."""
     if not invocation.settings.logs.enabled or invocation.dry_run:
-        with tempfile.TemporaryDirectory(prefix="rlm-") as scratch:
-            yield Path(scratch)
+        with scratch(invocation.places) as place:
+            yield place.folder, place
         return
     folder = invocation.places.runs / run_id
     try:
@@ -164,10 +173,9 @@ def run_folder(invocation: Invocation, run_id: str) -> Iterator[Path]:
             code="log_unwritable",
         ) from error
     try:
-        yield folder
+        with scratch(invocation.places, run=folder) as place:
+            yield folder, place
     finally:
-        shutil.rmtree(folder / UNPACKED, ignore_errors=True)
-        shutil.rmtree(folder / CONVERTED, ignore_errors=True)
         if not (folder / "run.json").exists():
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -202,7 +210,7 @@ def make_plan(
     return Plan(
         run_id=run_id,
         question=question,
-        names=tuple("stdin" if source == STDIN else source for source in invocation.parsed.sources),
+        names=tuple("stdin" if source == STDIN else shown(source) for source in invocation.parsed.sources),
         corpus=corpus,
         facts=reading.input_facts(corpus),
         models=models.pair,
@@ -222,7 +230,6 @@ def make_plan(
         mode_why=chosen.why,
         warnings=tuple(warnings),
         log_dir=str(folder) if settings.logs.enabled else None,
-        scratch=str(folder / UNPACKED if settings.logs.enabled else folder),
     )
 
 
@@ -230,17 +237,20 @@ def carry_out(invocation: Invocation, plan: Plan, models: Models, docker: Docker
     """Run the plan in view of the person, and hand the answer over. Raises `BrokenPipeError` when its reader left."""
     settings = invocation.settings
     events = EventLines(sink)
+    log = None
     with ExitStack() as stack:
         listeners: list[Listener] = []
         if plan.log_dir is not None:
             log = RunLog(Path(plan.log_dir))
             stack.callback(log.close)
-            log.write_manifest(replace(document, path=document.kept) for document in plan.corpus.documents)
+            log.write_manifest(plan.corpus.documents)
             listeners.append(log)
         view = view_for(sys.stderr, look, progress=settings.output.progress, quiet=settings.run.quiet)
         stack.callback(view.close)
         if settings.output.format == "events":
             listeners.append(events)
+        named = settings.output.format != "text"
+        plan = replace(plan, keep=lambda answer: keep(answer, log, named=named))
         ended = ask_once(plan, models, docker, listeners=tuple(listeners), view=view, debug=settings.run.debug)
     try:
         hand_over(invocation, ended, sink)
@@ -249,6 +259,8 @@ def carry_out(invocation: Invocation, plan: Plan, models: Models, docker: Docker
     except BrokenPipeError:
         raise
     except OSError as error:
-        report(unwritten(error, ended.result, events=settings.output.format == "events"))
+        report(unwritten(error, ended, events=settings.output.format == "events"))
         return int(ExitCode.ERROR)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        raise stopped(ended, terminated=isinstance(stop, SystemExit)) from None
     return ended.result.exit_code

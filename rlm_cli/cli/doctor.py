@@ -185,7 +185,7 @@ async def run_one_line(settings: config.Settings) -> str:
         probe.write_bytes(b"1\n")
         sandbox = DockerSandbox(replace(sandbox_options(settings), pull="never"), folder=Path(folder))
         try:
-            await sandbox.open([Document("probe.txt", probe, 2)], NoHost())
+            await sandbox.open([Document("probe.txt", str(probe), 2)], NoHost())
             result = await sandbox.execute("print(context.strip())", timeout=30)
         finally:
             await sandbox.close()

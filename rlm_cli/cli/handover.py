@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -10,11 +12,12 @@ from typing import BinaryIO
 
 from .. import config
 from ..engine import answer_text
-from ..errors import RlmError, UsageError
-from ..events import Result
-from ..render.answer import print_answer
+from ..errors import Interrupted, RlmError, UsageError
+from ..render.answer import print_answer, print_pieces
 from ..render.look import look_for
+from ..runlog import RunLog
 from ..sandbox import Answer
+from ..sandbox.spool import Spooled, unkept
 from .boundary import report
 from .invocation import Invocation
 from .output import STDOUT_NAMES, FileSink, Sink, result_line, writes_to
@@ -49,11 +52,51 @@ def _is_file(name: str, path: Path) -> bool:
         return False
 
 
-def unwritten(error: OSError, result: Result, *, events: bool) -> RlmError:
+def unwritten(error: OSError, ended: Ended, *, events: bool) -> RlmError:
     """The answer is there and cannot be written; where else it is."""
     what = "the events" if events else "the answer"
-    hint = f"rlm runs show {result.run_id} --answer" if result.answer and result.log_dir else ""
-    return RlmError(f"{what} could not be written: {error.strerror or error}", hint=hint, code="output_failed")
+    message = f"{what} could not be written: {error.strerror or error}"
+    return RlmError(message, hint=found_again(ended), code="output_failed")
+
+
+def stopped(ended: Ended, *, terminated: bool) -> Interrupted:
+    """Ctrl-C or SIGTERM while the answer is written; where else it is."""
+    how = "terminated by SIGTERM" if terminated else "interrupted by Ctrl-C"
+    return Interrupted(f"{how} while the answer was written", hint=found_again(ended), terminated=terminated)
+
+
+def found_again(ended: Ended) -> str:
+    """How to get an answer that was not handed over, "" when it is gone."""
+    result, data = ended.result, ended.answer.data if ended.answer else b""
+    if result.answered and result.log_dir:
+        return f"rlm runs show {result.run_id} --answer"
+    if isinstance(data, bytes):
+        return ""
+    if not data.kept:
+        keep_apart(data)
+    return f"the answer is in {data.path}"
+
+
+def keep(answer: Answer, log: RunLog | None, *, named: bool) -> None:
+    """Give a large answer its place: in the run's record; without one, when the result names it, a file of its own.
+    Raises `RlmError`."""
+    data = answer.data
+    if isinstance(data, bytes):
+        return
+    try:
+        if log is not None:
+            data.keep(log.blob(data.sha256))
+        elif named:
+            keep_apart(data)
+    except OSError as error:
+        raise unkept(error) from error
+
+
+def keep_apart(data: Spooled) -> None:
+    """Outlive the command where nothing else does: the reader removes it."""
+    descriptor, name = tempfile.mkstemp(prefix="rlm-answer-", dir=data.path.parent.parent)
+    os.close(descriptor)
+    data.keep(Path(name))
 
 
 def hand_over(invocation: Invocation, ended: Ended, sink: Sink) -> None:
@@ -71,11 +114,16 @@ def hand_over(invocation: Invocation, ended: Ended, sink: Sink) -> None:
 
 
 def write_answer(answer: Answer, sink: Sink, invocation: Invocation) -> None:
-    """To a file or as bytes: exactly. To stdout: rendered for a person, else as it is, ended by a newline."""
-    if isinstance(sink, FileSink) or answer.kind == "bytes":
-        sink.write(answer.data)
+    """To a file: exactly. To stdout: for a person rendered, or escaped when it is large or no text; else as it is, text
+    ended by a newline."""
+    if isinstance(sink, FileSink):
+        for piece in answer.pieces():
+            sink.write(piece)
         return
     stdout = TextIOWrapper(sink.stream, encoding="utf-8", errors="backslashreplace", write_through=True)
     look = look_for(stdout, color=invocation.settings.output.color, env=config.environment())
-    print_answer(answer_text(answer), stdout, look=look, raw=invocation.raw)
+    if isinstance(answer.data, bytes) and answer.kind != "bytes":
+        print_answer(answer_text(answer), stdout, look=look, raw=invocation.raw)
+    else:
+        print_pieces(answer.pieces(), stdout, look=look, raw=invocation.raw, exact=answer.kind == "bytes")
     stdout.detach()

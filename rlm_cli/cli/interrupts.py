@@ -10,7 +10,7 @@ import os
 import signal
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,7 @@ def handling(interrupts: Interrupts) -> Iterator[None]:
     def on_signal(number: int, _frame: types.FrameType | None) -> None:
         loop.call_soon_threadsafe(interrupts, signal.Signals(number))
 
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         for number in SIGNALS:
             loop.add_signal_handler(number, interrupts, number)
@@ -63,7 +64,6 @@ def handling(interrupts: Interrupts) -> Iterator[None]:
         yield
     finally:
         for number in SIGNALS:
-            try:
+            with suppress(NotImplementedError):
                 loop.remove_signal_handler(number)
-            except NotImplementedError:
-                signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+            signal.signal(number, before[number])  # the answer is still to be written: SIGTERM must unwind that, too

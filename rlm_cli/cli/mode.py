@@ -6,7 +6,7 @@ from typing import Literal
 
 from .. import config, routing
 from ..models.facts import LOCAL_PROVIDERS, facts, output_limit
-from ..sandbox.decoded import read_text
+from ..sandbox.decoded import read_texts
 from ..sources import Corpus
 from .wiring import Models
 
@@ -76,5 +76,5 @@ def _measured(corpus: Corpus, window: int | None) -> tuple[int, bool]:
     from ..sandbox.kernel.tokens import estimate_tokens
 
     # As one text: of a long one the estimate looks at samples.
-    text = "\n".join(read_text(document).text for document in corpus.documents)
+    text = "\n".join(document.text for document in read_texts(corpus.documents)[0])
     return estimate_tokens(text), "\0" in text

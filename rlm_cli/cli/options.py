@@ -100,6 +100,7 @@ KEY_OPTIONS: Sequence[KeyOption] = (
     KeyOption(EVERYWHERE, "output.progress", ("--progress",), "auto|rich|plain|none"),
     KeyOption(EVERYWHERE, "output.color", ("--color",), "auto|always|never"),
     KeyOption(EVERYWHERE, "run.no_input", ("--no-input",), value=True),
+    KeyOption(EVERYWHERE, "run.offline", ("--offline",), value=True),
     KeyOption(EVERYWHERE, "run.debug", ("--debug",), value=True),
 )
 
@@ -328,10 +329,12 @@ def places(ctx: typer.Context) -> config.Places:
 
 Arguments = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[SOURCES]... QUESTION", help="files, folders, globs or - (stdin); the question goes last"),
+    typer.Argument(
+        metavar="[SOURCES]... QUESTION", help="files, folders, globs, URLs or - (stdin); the question goes last"
+    ),
 ]
 SourceArguments = Annotated[
-    list[str] | None, typer.Argument(metavar="SOURCES...", help="files, folders, globs or - (stdin)")
+    list[str] | None, typer.Argument(metavar="SOURCES...", help="files, folders, globs, URLs or - (stdin)")
 ]
 Question = Annotated[
     str | None,

@@ -14,8 +14,10 @@ from ..sandbox.staging import index_name
 from ..sources import Corpus, Document, SourceOptions
 from ..sources.arguments import Parsed
 from ..sources.gather import collect
-from ..sources.stdin import Watch, spool_stdin, unread_bytes_waiting
+from ..sources.receive import Listener, Places, receive
+from ..sources.stdin import unread_bytes_waiting
 from ..units import human_bytes, human_count
+from .scratch import Scratch
 
 SAMPLED = 2
 
@@ -44,35 +46,41 @@ def source_options(
 
 
 def read(
-    parsed: Parsed,
+    sources: Sequence[str],
     options: SourceOptions,
-    folder: Path,
+    scratch: Scratch,
     *,
+    stdin: Path,
     ticker: Ticker,
     env: Mapping[str, str],
     cache: Path | None = None,
+    offline: bool = False,
 ) -> Corpus:
-    """The corpus of a command line. stdin goes to `folder`, whole, and what is unpacked too. Text that was converted
-    stays in `cache`, if there is one. Raises `InputError`."""
-    stdin = None
-    if parsed.reads_stdin:
-        watch = Watch(
-            received=lambda size: ticker.show(f"stdin: {human_bytes(size)}"),
-            waiting=lambda: ticker.say("waiting for data on stdin..."),
-        )
-        stdin = spool_stdin(0, folder, max_input=options.max_input, watch=watch)
-    elif parsed.question_from != "stdin" and unread_bytes_waiting(0):
-        ticker.say("stdin holds data and is not read, because sources are named; add '-' to read it too")
+    """The corpus of a command line. stdin goes to the folder `stdin`, whole; what is fetched and unpacked, to
+    `scratch`. Text that was converted stays in `cache`, if there is one. Raises `InputError`."""
+    listener = Listener(lambda *facts: ticker.show(_progress(*facts)), ticker.say)
+    places = Places(spool=scratch.folder, stdin=stdin, cache=scratch.transfers)
     return collect(
-        parsed.sources,
+        sources,
         options,
-        stdin=stdin,
-        spool=folder,
+        received=receive(sources, options, places, listener=listener, offline=offline),
+        spool=scratch.folder,
         on_progress=lambda files, size: ticker.show(f"reading: {human_count(files)} files, {human_bytes(size)}"),
         env=env,
         cache=cache,
         on_convert=lambda done, of: ticker.show(f"converting {human_count(done)} of {human_count(of)} files"),
     )
+
+
+def _progress(name: str, size: int, total: int | None, rate: float | None) -> str:
+    of = f" of {human_bytes(total)}" if total else ""
+    return f"{name}: {human_bytes(size)}{of}{f', {human_bytes(int(rate))}/s' if rate else ''}"
+
+
+def tell_unread_stdin(parsed: Parsed, ticker: Ticker) -> None:
+    """Data that waits on stdin and is not read is probably a mistake."""
+    if not parsed.reads_stdin and parsed.question_from != "stdin" and unread_bytes_waiting(0):
+        ticker.say("stdin holds data and is not read, because sources are named; add '-' to read it too")
 
 
 def input_facts(corpus: Corpus) -> InputFacts:

@@ -8,6 +8,7 @@ from .. import __version__
 from ..engine import Outcome, answer_data, answer_text
 from ..errors import ExitCode, NoAnswerError, RlmError
 from ..events import (
+    AnswerFile,
     CallFinished,
     CallStarted,
     Compacted,
@@ -110,6 +111,14 @@ def failed(tally: Tally, error: RlmError, totals: Totals, *, log_dir: str | None
     )
 
 
+def answer_file(answer: Answer | None) -> AnswerFile | None:
+    """Where a large answer is; None for one that is held in memory."""
+    if answer is None or isinstance(answer.data, bytes):
+        return None
+    file = answer.data
+    return AnswerFile(str(file.path), file.size, file.sha256, answer.kind)
+
+
 def _result(
     tally: Tally,
     totals: Totals,
@@ -122,11 +131,12 @@ def _result(
     log_dir: str | None,
 ) -> Result:
     started = tally.started or RunStarted("", __version__, "", ModelPair(), SourcesFacts())
+    file = answer_file(answer)
     return Result(
         run_id=started.run_id,
         status=status,  # type: ignore[arg-type]  # one of Status: see the two callers
-        answer=answer_text(answer) if answer else "",
-        data=answer_data(answer) if answer else None,
+        answer=None if file else answer_text(answer) if answer else "",
+        data=answer_data(answer) if answer and not file else None,
         question=started.question,
         exit_code=int(exit_code),
         version=__version__,
@@ -147,4 +157,5 @@ def _result(
         error=error_info(error) if error else None,
         warnings=tuple(tally.warnings),
         log_dir=log_dir,
+        answer_file=file,
     )

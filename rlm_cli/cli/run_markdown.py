@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from .. import units
 from ..events import CodeWritten, Output, Record, Result, RunFinished, RunStarted, StepStarted
 
 
-def as_markdown(records: Iterable[Record]) -> str:
-    """The report of the root run; children are only in its totals."""
-    parts: list[str] = []
+def as_markdown(records: Iterable[Record], answer: Iterable[str] = ()) -> Iterator[str]:
+    """The report of the root run; children are only in its totals. `answer`: a large one, in pieces."""
+    before = ""
     for record in records:
-        if not record.span.depth:
-            parts += _part(record)
-    return "\n\n".join(parts) + "\n"
+        for part in [] if record.span.depth else _part(record, answer):
+            yield before
+            yield from [part] if isinstance(part, str) else part
+            before = "\n\n"
+    yield "\n"
 
 
-def _part(record: Record) -> list[str]:
+def _part(record: Record, answer: Iterable[str]) -> Sequence[str | Iterable[str]]:
     match record.event:
         case RunStarted() as event:
             models = event.models.root + (f", sub-calls {event.models.sub}" if event.models.sub else "")
@@ -32,15 +34,16 @@ def _part(record: Record) -> list[str]:
         case Output(text=text, stream=stream):
             return [f"{stream}:", fenced(text, "")]
         case RunFinished(result=result):
-            return ["## Answer", *_ending(result)]
+            return ["## Answer", *_ending(result, answer)]
     return []
 
 
-def _ending(result: Result) -> list[str]:
+def _ending(result: Result, answer: Iterable[str]) -> Sequence[str | Iterable[str]]:
     cost = units.money(result.cost.usd) if result.cost.known else "unknown cost"
     facts = f"{result.status}, {result.calls.total} calls, {cost}, {units.human_seconds(result.timing.total_s)}"
     error = [f"{result.error.code}: {result.error.message}"] if result.error else []
-    return [*([result.answer] if result.answer else []), *error, f"({facts})"]
+    said = [answer] if result.answer_file else [result.answer] if result.answer else []
+    return [*said, *error, f"({facts})"]
 
 
 def fenced(text: str, language: str) -> str:

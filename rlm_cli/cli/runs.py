@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import json as json_module
+import secrets
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +17,10 @@ import typer
 
 from .. import config, runlog, units
 from ..errors import InputError, UsageError
-from ..events import record_to_json, to_json
+from ..events import AnswerFile, Result, record_to_json, to_json
 from . import options, show
 from .run_markdown import as_markdown
+from .scratch import sweep
 
 STATUSES = ("ok", "partial", "no_answer", "error", "running", "crashed")
 NARROW = 100
@@ -147,6 +151,10 @@ def show_(
         "sources": sources,
     }
     parts = tuple(part for part, is_wanted in wanted.items() if is_wanted)
+    result = runlog.read_result(directory) if parts == ("answer",) else None
+    if result and (result.answer_file or not sys.stdout.isatty()):
+        _print_answer(settings, directory, result)
+        return
     chosen = ShowOptions(parts, step) if parts else ShowOptions(step=step)
     show.paged(settings, lambda stream, look: _print_show(stream, directory, chosen, look))
 
@@ -166,7 +174,6 @@ def replay(
     from_step: Annotated[int | None, typer.Option("--from", metavar="STEP", help="begin at this step")] = None,
 ) -> None:
     """Draw a run again as it was seen: no calls, no key, no container. The answer goes to stdout."""
-    from ..render.answer import print_answer
     from ..render.live import LiveView
     from ..render.look import look_for
     from ..render.replay import replay as draw
@@ -184,9 +191,20 @@ def replay(
         draw(runlog.read_run(directory), view, speed=speed, no_delay=no_delay, from_step=from_step)
     finally:
         view.close()
-    result = runlog.read_result(directory)
-    if result and result.answer:
-        print_answer(result.answer, sys.stdout, look=look_for(sys.stdout, color=settings.output.color, env=env))
+    if result := runlog.read_result(directory):
+        _print_answer(settings, directory, result)
+
+
+def _print_answer(settings: config.Settings, directory: Path, result: Result) -> None:
+    """The answer of a recorded run on stdout, as its own command printed it."""
+    from ..render.answer import print_answer, print_pieces
+    from ..render.look import look_for
+
+    look = look_for(sys.stdout, color=settings.output.color, env=config.environment())
+    if file := result.answer_file:
+        print_pieces(runlog.read_answer(directory, file), sys.stdout, look=look, exact=file.kind == "bytes")
+    elif result.answer:
+        print_answer(result.answer, sys.stdout, look=look)
 
 
 @app.command(cls=options.Command)
@@ -211,7 +229,7 @@ def export(
     if to not in ("json", "jsonl", "md"):
         raise UsageError(f"--to {to}: it is json, jsonl or md")
     directories = [_find(ctx, run) for run in runs]
-    pieces = _exported(directories, to)
+    pieces = (piece for directory in directories for piece in _exported(directory, to))
     if output == "-":
         sys.stdout.writelines(pieces)
         return
@@ -222,17 +240,31 @@ def export(
         raise UsageError(f"cannot write {output}: {error.strerror}") from error
 
 
-def _exported(directories: Sequence[Path], to: str) -> Iterator[str]:
-    for directory in directories:
-        records = list(runlog.read_run(directory))
-        if to == "md":
-            yield as_markdown(records)
-        elif to == "jsonl":
-            yield from (json_module.dumps(record_to_json(record)) + "\n" for record in records)
-        else:
-            result = runlog.read_result(directory)
-            whole = {"schema_version": 1, "result": to_json(result), "events": [record_to_json(r) for r in records]}
-            yield json_module.dumps(whole) + "\n"
+def _exported(directory: Path, to: str) -> Iterator[str]:
+    """A large answer, which the records only name, is in the report and in the result: they may go elsewhere."""
+    records = runlog.read_run(directory)
+    if to == "jsonl":
+        yield from (json_module.dumps(record_to_json(record)) + "\n" for record in records)
+        return
+    result = runlog.read_result(directory)
+    answer = _answer_texts(directory, result.answer_file) if result and result.answer_file else None
+    if to == "md":
+        yield from as_markdown(records, answer or ())
+        return
+    mark = secrets.token_hex(16)
+    shown = replace(result, answer=mark) if result and answer else result
+    events = [record_to_json(record) for record in records]
+    whole = json_module.dumps({"schema_version": 1, "result": to_json(shown), "events": events}) + "\n"
+    before, _, after = whole.partition(mark)
+    yield before
+    yield from (json_module.dumps(text)[1:-1] for text in answer or ())
+    yield after
+
+
+def _answer_texts(directory: Path, file: AnswerFile) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+    yield from map(decoder.decode, runlog.read_answer(directory, file))
+    yield decoder.decode(b"", final=True)
 
 
 @app.command(cls=options.Command)
@@ -260,13 +292,18 @@ def prune(
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Remove old runs: by the options, or by logs.keep_days and logs.max_bytes. Running ones stay."""
+    """Remove old runs: by the options, or by logs.keep_days and logs.max_bytes. Running ones stay.
+
+    What killed commands left in the cache goes too.
+    """
     settings, root = options.settings(ctx), options.places(ctx).runs
     age = _seconds(older_than, "--older-than") if older_than else None
     size = _bytes(max_size) if max_size else None
     if age is None and size is None and keep is None:
         age = settings.logs.keep_days * 86400.0 if settings.logs.keep_days else None
         size = settings.logs.max_bytes
+    if not dry_run:
+        sweep(options.places(ctx))
     planned = runlog.prune(root, older_than=age, keep=keep, max_size=size, dry_run=True)
     for header in planned.runs:
         print(header.id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,7 +15,7 @@ from . import options, show
 from .wiring import sandbox_options
 
 if TYPE_CHECKING:
-    from ..sandbox.container import ContainerFacts, Engine
+    from ..sandbox.container import ContainerFacts, Engine, VolumeFacts
     from ..sandbox.image import OnImageProgress
 
 app = options.command_group(
@@ -41,6 +41,7 @@ def status(ctx: typer.Context, json: options.Json = False) -> None:
         facts = connected.probe()
         found = images.status(connected, sandbox_options(settings))
         containers = connected.containers()
+        volumes = connected.volumes()
     if json:
         show.as_json(
             {
@@ -49,6 +50,7 @@ def status(ctx: typer.Context, json: options.Json = False) -> None:
                 "image": to_json(found.found),
                 "candidates": list(found.candidates),
                 "containers": [to_json(container) for container in containers],
+                "volumes": [to_json(volume) for volume in volumes],
             }
         )
     else:
@@ -57,16 +59,18 @@ def status(ctx: typer.Context, json: options.Json = False) -> None:
         print(f"            {facts.cpus} processors, {memory} of memory, cgroup v{facts.cgroup}")
         named = f"{found.found.name}, {units.human_bytes(found.found.size)}" if found.found else "none"
         print(f"image       {named}")
-        print(f"containers  {_containers(containers)}")
+        print(f"containers  {_in_use(containers)}")
+        if volumes:
+            print(f"volumes     {_in_use(volumes)}")
     if found.found is None:
         raise images.missing(sandbox_options(settings), "the engine does not have it")
 
 
-def _containers(containers: list[ContainerFacts]) -> str:
-    orphans = sum(container.orphan for container in containers)
-    if not containers:
+def _in_use(found: Sequence[ContainerFacts | VolumeFacts]) -> str:
+    orphans = sum(each.orphan for each in found)
+    if not found:
         return "none"
-    return f"{len(containers)}" + (f", {orphans} left over: rlm sandbox prune" if orphans else ", all in use")
+    return f"{len(found)}" + (f", {orphans} left over: rlm sandbox prune" if orphans else ", all in use")
 
 
 @app.command(cls=options.Command)
@@ -100,14 +104,14 @@ def prune(
     ctx: typer.Context,
     dry_run: Annotated[bool, typer.Option("-n", "--dry-run", help="only say what would go")] = False,
 ) -> None:
-    """Remove containers of runs that were killed. Those of running ones, and of other machines, stay."""
+    """Remove containers and copied inputs of killed runs. Those of running ones, and of other machines, stay."""
     settings = options.settings(ctx)
     with engine() as connected:
         gone = connected.prune(dry_run=dry_run)
-    for container in gone:
-        print(container.name)
+    for thing in gone:
+        print(thing.name)
     verb = "would remove" if dry_run else "removed"
-    show.note(settings, f"{verb} {len(gone)} container{'' if len(gone) == 1 else 's'}")
+    show.note(settings, f"{verb} {len(gone)} leftover{'' if len(gone) == 1 else 's'}")
 
 
 @contextlib.contextmanager

@@ -41,6 +41,8 @@ class Plan:
     check: Callable[[Answer], str] = lambda _answer: ""
     schema: str = ""
     """The JSON Schema that `check` checks."""
+    keep: Callable[[Answer], None] = lambda _answer: None
+    """Gives a large answer the place where its result says that it is. Raises `RlmError`."""
     note: str = ""
     """What the person should know about the models (offline, chosen by key ...)."""
     warnings: tuple[str, ...] = ()
@@ -130,12 +132,13 @@ async def _under_signals(plan: Plan, models: Models, docker: Docker, bus: Bus, t
     with handling(interrupts):
         try:
             outcome = await main
+            for change in await sandbox.changes():
+                bus.emit(Warned(change))
+            ended = _ended(plan, tally, outcome, models.totals())
         except asyncio.CancelledError:
             ended = _stopped(plan, tally, bus, interrupts.error(), deps.found, models.totals())
         except RlmError as error:
             ended = _failed(plan, tally, error, models.totals())
-        else:
-            ended = _ended(plan, tally, outcome, models.totals())
         finally:
             await _close(sandbox.close(), bus)
             await models.close()
@@ -146,6 +149,8 @@ def _ended(plan: Plan, tally: Tally, outcome: Outcome, totals: Totals) -> Ended:
     error = outcome.error or (no_answer() if outcome.status == "no_answer" else None)
     if isinstance(error, LimitError) and not error.hint and (key := config.KEYS.get(f"limits.{error.limit}")):
         error = LimitError(error.limit, error.message, hint=f"raise {key.flag}")  # the engine knows no flags
+    if outcome.answer is not None:
+        plan.keep(outcome.answer)
     return Ended(finished(tally, outcome, error, totals, log_dir=plan.log_dir), outcome.answer, error)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -16,8 +15,9 @@ from .. import config
 from ..errors import UsageError
 from ..events import to_json
 from ..sources import Corpus, Document, Skip, SourceOptions
-from ..units import human_count
+from ..sources.summary import stored
 from . import options, reading, show
+from .scratch import Scratch, scratch
 
 
 def sources(
@@ -41,53 +41,43 @@ def sources(
       rlm sources corpus/ --skipped      what it would leave out, and why
       rlm sources corpus/ --top 10       where the size is
     """
-    from ..sources.summary import summary_line
+    from ..sources.summary import stored_words, summary_line
 
     settings = options.settings(ctx)
     show.warnings(settings)
     named = [*(source or ()), *(arguments or ())]
     how = reading.source_options(settings, glob, unrestricted=unrestricted, no_ignore=no_ignore, follow=follow)
-    with tempfile.TemporaryDirectory(prefix="rlm-") as folder:
+    with scratch(options.places(ctx)) as place:
         cache = options.places(ctx).converted if settings.logs.enabled else None
-        corpus = _collect(settings, named, how, Path(folder), cache)
+        corpus = _collect(settings, named, how, place, cache)
         skips = _explained(corpus) if skipped or json else ()
         if json:
-            show.as_json(_facts(corpus, skips))
+            show.as_json(_facts(corpus, skips, place.folder))
         elif skipped:
             _print_skips(settings, skips, null=null)
         else:
             _print_documents(settings, corpus.documents, top=top, tokens=tokens, null=null)
-    for note in corpus.notes:
+    for note in (*corpus.notes, *stored_words(corpus)):
         show.note(settings, f"rlm: {note}")
     show.note(settings, f"rlm: {summary_line(corpus, named, how)}")
 
 
 def _collect(
-    settings: config.Settings, named: list[str], how: SourceOptions, folder: Path, cache: Path | None
+    settings: config.Settings, named: list[str], how: SourceOptions, place: Scratch, cache: Path | None
 ) -> Corpus:
-    """The corpus, with stdin spooled into `folder` when it is a source, and archives unpacked there."""
+    """The corpus, with what has to be stored in `place`; progress on a terminal."""
     from ..render.look import look_for
     from ..render.ticker import Ticker
-    from ..sources.gather import collect
-    from ..sources.stdin import carries_data, spool_stdin, stdin_kind
+    from ..sources.stdin import carries_data, stdin_kind
 
     if not named and carries_data(stdin_kind()):
         named.append("-")
     if not named:
         raise UsageError("no sources", hint="rlm sources FILE|FOLDER...")
-    stdin = spool_stdin(0, folder, max_input=how.max_input) if "-" in named else None
-    env = config.environment()
+    env, offline = config.environment(), settings.run.offline
     look = look_for(sys.stderr, color=settings.output.color, env=env, verbosity=settings.run.verbose)
     with closing(Ticker(sys.stderr, look, quiet=settings.run.quiet)) as ticker:
-        return collect(
-            named,
-            how,
-            stdin=stdin,
-            spool=folder,
-            cache=cache,
-            on_convert=lambda done, of: ticker.show(f"converting {human_count(done)} of {human_count(of)} files"),
-            env=env,
-        )
+        return reading.read(named, how, place, stdin=place.folder, ticker=ticker, env=env, cache=cache, offline=offline)
 
 
 def _explained(corpus: Corpus) -> tuple[Skip, ...]:
@@ -96,14 +86,17 @@ def _explained(corpus: Corpus) -> tuple[Skip, ...]:
     return explain(corpus.skips, config.environment())
 
 
-def _facts(corpus: Corpus, skips: tuple[Skip, ...]) -> dict[str, object]:
+def _facts(corpus: Corpus, skips: tuple[Skip, ...], scratch: Path) -> dict[str, object]:
+    """`path` is null where nothing is left of the document after this command."""
+
+    def path(document: Document) -> str | None:
+        return None if document.kept.startswith(f"{scratch}/") else document.kept
+
     return {
         "schema_version": 1,
         "sources": to_json(corpus.facts),
-        "files": [
-            {"name": d.name, "path": None if d.origin == "stdin" else str(d.kept), "bytes": d.size, "origin": d.origin}
-            for d in corpus.documents
-        ],
+        "files": [{"name": d.name, "path": path(d), "bytes": d.size, "origin": d.origin} for d in corpus.documents],
+        "stored": stored(corpus),
         "skipped": [{"path": s.path, "reason": s.reason, "rule": s.rule, "files": s.files} for s in skips],
         "notes": list(corpus.notes),
     }

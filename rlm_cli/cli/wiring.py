@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from .. import config
 from ..engine import LedgerView
 from ..errors import SandboxError
-from ..events import ROOT, Emit, ModelPair, Preparing, SandboxInfo, Totals
+from ..events import ROOT, Emit, ModelPair, Preparing, SandboxInfo, Totals, Warned
 from ..models import Model
 from ..models.breaker import Breaker
 from ..models.cached import Cached
@@ -221,7 +221,8 @@ class Docker:
             engine=self._connected(),
             on_image=lambda image: emit(Preparing(f"{image.phase} {image.name}", image.done, image.total), ROOT),
             text_limit=text_limit(self._options.memory),
-            on_stage=lambda done, total: emit(Preparing("packing the input", done, total), ROOT),
+            on_stage=lambda what, done, total: emit(Preparing(what, done, total), ROOT),
+            on_note=lambda note: emit(Warned(note), ROOT),
         )
 
 
@@ -248,6 +249,10 @@ class OnDemand:
     def interrupt(self) -> None:
         if self._made is not None:
             self._made.interrupt()
+
+    async def changes(self) -> tuple[str, ...]:
+        """See `DockerSandbox.changes`."""
+        return await self._made.changes() if self._made else ()
 
     async def close(self) -> None:
         if self._made is not None:

@@ -161,7 +161,7 @@ class Sources:
     hidden: bool = _key(BOOLEAN, False, "read hidden files in folders too", flag="--hidden")
     max_input: int | None = _key(
         or_none(SIZE),
-        4 * 1024**3,
+        None,
         "most bytes to read; more is an error, never a cut",
         env="RLM_MAX_INPUT",
         flag="--max-input",
@@ -258,6 +258,7 @@ class Run:
     )
     debug: bool = _key(BOOLEAN, False, "show tracebacks", env="RLM_DEBUG", flag="--debug", switch=True)
     no_input: bool = _key(BOOLEAN, False, "never ask", env="RLM_NO_INPUT", flag="--no-input", switch=True)
+    offline: bool = _key(BOOLEAN, False, "fetch no source from a URL", env="RLM_OFFLINE", flag="--offline", switch=True)
     price: Price | None = _key(
         OPTIONAL_PRICE,
         None,
@@ -379,7 +380,7 @@ OTHER_VARIABLES: Sequence[tuple[str, str]] = (
     ("TERM", "dumb: no colour, no animation"),
     ("CI", "not empty: one plain line per step"),
     ("EDITOR", "what `rlm config edit` opens (VISUAL goes first)"),
-    ("HTTP_PROXY, HTTPS_PROXY, NO_PROXY", "how model providers are reached; never passed to the sandbox"),
+    ("HTTP_PROXY, HTTPS_PROXY, NO_PROXY", "how model providers and URLs are reached; never passed to the sandbox"),
     ("DOCKER_HOST", "the container engine to use"),
     ("XDG_CONFIG_HOME, XDG_STATE_HOME, XDG_CACHE_HOME", "where configuration, runs and cache are kept"),
 )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TextIO
 
 from .look import Look, width_of, writable
-from .sanitize import clean
+from .sanitize import clean, clean_pieces
 
 _READABLE = 100
 # Beyond this, laying out Markdown takes seconds and nobody reads it in a terminal.
@@ -27,6 +28,35 @@ def print_answer(answer: str, stream: TextIO, *, look: Look, raw: bool = False) 
         end = "" if answer.endswith("\n") else "\n"
         return write_raw((answer + end).encode("utf-8", "backslashreplace"), stream)
     return _quietly(stream, lambda: _print_rendered(answer, stream, look))
+
+
+def print_pieces(
+    pieces: Iterable[bytes], stream: TextIO, *, look: Look, raw: bool = False, exact: bool = False
+) -> bool:
+    """Write a large answer, UTF-8, as its pieces come, without holding it: escaped on a terminal, else (or with `raw`)
+    as it is. Ended by a newline, unless it is bytes (`exact`) and not for a terminal. Returns as `print_answer`."""
+    if raw or not look.tty:
+        return _quietly(stream, lambda: _write_all(pieces if exact else _ended(pieces), stream))
+    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+    texts = clean_pieces(map(decoder.decode, _ended(pieces)))
+    return _quietly(stream, lambda: writable(stream, look).writelines(texts))
+
+
+def _ended(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """With a final newline."""
+    last = b""
+    for piece in pieces:
+        yield piece
+        last = piece[-1:] or last
+    if last != b"\n":
+        yield b"\n"
+
+
+def _write_all(pieces: Iterable[bytes], stream: TextIO) -> None:
+    stream.flush()
+    for piece in pieces:
+        stream.buffer.write(piece)
+    stream.buffer.flush()
 
 
 def write_raw(data: bytes, stream: TextIO) -> bool:
@@ -49,13 +79,20 @@ def _quietly(stream: TextIO, write: Callable[[], None]) -> bool:
         write()
         stream.flush()
     except BrokenPipeError:
-        # Python flushes again at exit and would complain: what is left goes nowhere.
-        with contextlib.suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+        _abandon(stream)
         return False
+    except (KeyboardInterrupt, SystemExit):
+        _abandon(stream)
+        raise
     return True
+
+
+def _abandon(stream: TextIO) -> None:
+    """Python flushes again at exit, and would complain, or wait for a reader: what is left goes nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def _print_rendered(answer: str, stream: TextIO, look: Look) -> None:

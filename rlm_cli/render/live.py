@@ -38,7 +38,6 @@ from ..units import human_seconds
 from . import format as fmt
 from .look import Look, console_for, height_of, width_of, writable
 from .progress import Progress
-from .sanitize import clean_line
 
 _FRAMES_A_SECOND = 8
 _TAIL_ROWS = 3
@@ -204,12 +203,7 @@ class LiveView:
                 mode = [Text(fmt.mode_text(event), "dim")] if event.mode and verbose else []
                 return [*header_block(event), *mode]
             case SandboxReady() if verbose:
-                return [
-                    Text(
-                        fmt.dotted(f"sandbox ready in {human_seconds(event.seconds)}", clean_line(event.context, 200)),
-                        "dim",
-                    )
-                ]
+                return [Text(fmt.ready_text(event), "dim")]
             case PromptSet() if verbose > 1:
                 return fmt.prose_block(f"{event.system}\n\n{event.user}", width)
             case StepStarted(step=step):
@@ -223,7 +217,7 @@ class LiveView:
             case StepFinished():
                 return self._step(event)
             case RunFinished():
-                return [*closing_lines(event), *([Text()] if event.result.answer else [])]
+                return [*closing_lines(event), *([Text()] if event.result.answered else [])]
         return []
 
     def _code(self, event: CodeWritten, width: int) -> list[Text]:

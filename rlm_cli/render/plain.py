@@ -19,11 +19,9 @@ from ..events import (
     StepFinished,
     Warned,
 )
-from ..units import human_seconds
 from . import format as fmt
 from .look import Look, writable
 from .progress import Progress
-from .sanitize import clean_line
 
 _PREFIX = "rlm: "
 _INDENT = "    "
@@ -78,8 +76,8 @@ class PlainLines:
 
     def _more(self, record: Record) -> list[str]:
         match record.event:
-            case SandboxReady(seconds=seconds, context=context):
-                return [_PREFIX + fmt.dotted(f"sandbox ready in {human_seconds(seconds)}", clean_line(context, 200))]
+            case SandboxReady() as event:
+                return [_PREFIX + fmt.ready_text(event)]
             case CodeWritten(step=step, reply=reply, code=code) if not self._progress.direct:
                 words = _block(f"step {step} words", fmt.prose_of(reply, code))
                 return words + (_block(f"step {step} code", code) if code else [])

@@ -8,6 +8,7 @@ so what is shown is what was there. Both functions are idempotent.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 
 from rich.cells import cell_len, set_cell_size
 
@@ -25,6 +26,7 @@ _COMBINING = r"\u0300-\u034e\u0350-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff
 _ESCAPE = re.compile(f"[{_DANGEROUS}]")
 # Real scripts stack two or three marks; more is text that climbs over its neighbours.
 _PILE = re.compile(f"(?<=[{_COMBINING}]{{4}})[{_COMBINING}]+")
+_LAST_MARKS = re.compile(f"[{_COMBINING}]*\\Z")
 _NEWLINE = "⏎"
 _MARKS_A_CELL = 6
 
@@ -33,6 +35,20 @@ def clean(text: str) -> str:
     """`text` for a block: line feeds and tabs stay, CR LF becomes LF, everything dangerous is shown escaped."""
     text = _ESCAPE.sub(_visible, text.replace("\r\n", "\n"))
     return _PILE.sub(_visible, text)
+
+
+def clean_pieces(texts: Iterable[str]) -> Iterator[str]:
+    """`clean` of a text that comes in pieces, wherever it was cut."""
+    held = marks = ""
+    for piece in texts:
+        text = held + piece
+        held = "\r" if text.endswith("\r") else ""  # it may be half of a line end
+        text = text[: len(text) - len(held)]
+        yield clean(marks + text)[len(marks) :]
+        last = _LAST_MARKS.search((marks + text)[-4:])  # as many as it takes to make a pile
+        marks = last[0] if last else ""
+    if held:
+        yield clean(held)
 
 
 def clean_line(text: str, width: int | None = None) -> str:

@@ -24,7 +24,7 @@ from ..events import (
     StepStarted,
     Warned,
 )
-from ..units import compact_count, human_count, human_seconds, money
+from ..units import compact_count, human_bytes, human_count, human_seconds, money
 from . import format as fmt
 from .live import closing_lines, header_block
 from .look import Look, console_for, width_of
@@ -178,8 +178,13 @@ def _summary(run: _Run, width: int) -> list[Text]:
 
 
 def _answer(run: _Run) -> list[Text]:
-    """The whole answer, cleaned and not wrapped."""
-    return [Text(line) for line in clean(run.result.answer).split("\n")] if run.result and run.result.answer else []
+    """The whole answer, cleaned and not wrapped; of a large one, where it is."""
+    if run.result is None:
+        return []
+    if file := run.result.answer_file:
+        how = f"rlm runs show {clean_line(run.result.run_id)} --answer"
+        return [Text(f"the answer has {human_bytes(file.bytes)} of {file.kind}: {how}")]
+    return [Text(line) for line in clean(run.result.answer).split("\n")] if run.result.answer else []
 
 
 def _code(run: _Run, only: int | None) -> list[Text]:

@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from ..events import SandboxInfo, Stream
+from ..events import AnswerKind, SandboxInfo, Stream
+from .spool import Spooled
 
 CellStatus = Literal["ok", "error", "timeout", "died", "interrupted"]
 
@@ -45,8 +46,9 @@ class ContextFacts:
     chars: int | None
     lines: int
     lines_exact: bool
-    lossy: int = 0
-    """Documents whose bytes were not valid in their encoding and were read as Latin-1."""
+    lossy: int | None = 0
+    """Documents whose bytes were not valid in their encoding and were read as Latin-1. Where not everything was read:
+    at least so many, and None when none was found."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,21 @@ class Captured:
 
 @dataclass(frozen=True)
 class Answer:
-    """A submitted answer: "text" is UTF-8, "json" is UTF-8 JSON of a list, dict or number, "bytes" is as it was."""
+    """A submitted answer: "text" is UTF-8, "json" is UTF-8 JSON of a list, dict or number, "bytes" is as it was.
 
-    kind: Literal["text", "json", "bytes"]
-    data: bytes
+    A large one (more than `spool.IN_MEMORY` bytes) is in a file.
+    """
+
+    kind: AnswerKind
+    data: bytes | Spooled
+
+    def pieces(self) -> Iterator[bytes]:
+        """All of it, a piece at a time. Raises `OSError`."""
+        return iter((self.data,)) if isinstance(self.data, bytes) else self.data.pieces()
+
+    def whole(self) -> bytes:
+        """All of it in memory, for who cannot do without. Raises `OSError`."""
+        return b"".join(self.pieces())
 
 
 @dataclass(frozen=True)

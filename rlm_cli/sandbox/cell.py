@@ -11,8 +11,8 @@ from ..events import Stream
 from . import Answer, Captured, CellStatus, OnOutput, StepResult, frames
 from .frames import AnswerPart, Done, Violation
 from .kernel import wire
+from .spool import Spool, SpoolFull, unkept
 
-ANSWER_MAX = 1024**3
 GONE = "Python was restarted and every variable is gone; `context` and the helper functions are there again."
 
 
@@ -69,7 +69,13 @@ class Cell:
     """A running cell. `ended` resolves when it is over, whichever way, and fails when the sandbox does."""
 
     def __init__(
-        self, number: int, timeout: float, patience: Patience, send: Callable[[bytes], None], on_output: OnOutput | None
+        self,
+        number: int,
+        timeout: float,
+        patience: Patience,
+        send: Callable[[bytes], None],
+        on_output: OnOutput | None,
+        new_spool: Callable[[], Spool],
     ) -> None:
         self.number = number
         self.timeout = timeout
@@ -89,8 +95,11 @@ class Cell:
         self._began = 0.0
         self._heads: dict[bytes, list[str]] = {b"o": [], b"e": []}
         self._tails: frames.Tails | None = None
-        self._parts: list[bytes] = []
+        self._new_spool = new_spool
+        self._spool: Spool | None = None
+        self._parts = 0
         self._answer: Answer | None = None
+        self._refused = ""
         self._done: Done | None = None
         self._reason = ""
 
@@ -169,15 +178,33 @@ class Cell:
         self._tell(stream, gap + tail.tail.decode("utf-8", "replace"))
 
     def on_answer(self, part: AnswerPart) -> None:
-        """Part 0 starts over; the last answer that is whole counts."""
+        """Part 0 starts over; the last answer that is whole counts. One that is too large ends the cell."""
+        if self._refused or self.ended.done():
+            return
         if part.part == 0:
-            self._parts = []
-        if part.part != len(self._parts) or (len(self._parts) + 1) * wire.PART_MAX > ANSWER_MAX:
+            self._drop_parts()
+        if part.part != self._parts:
             raise Violation(f"piece {part.part} of an answer")
-        self._parts.append(part.data)
-        if part.last:
-            self._answer = Answer(part.kind, b"".join(self._parts))
-            self._parts = []
+        self._parts += 1
+        self._spool = self._spool or self._new_spool()
+        try:
+            self._spool.write(part.data)
+            if part.last:
+                self._answer = Answer(part.kind, self._spool.content())
+                self._spool, self._parts = None, 0
+        except SpoolFull as error:
+            self._drop_parts()
+            self._refused = f"FINAL: {error}; submit less, or a summary"
+            self.interrupt("error")
+        except OSError as error:
+            self._drop_parts()
+            self._refused = str(error)
+            raise unkept(error) from error
+
+    def _drop_parts(self) -> None:
+        if self._spool is not None:
+            self._spool.discard()
+        self._spool, self._parts = None, 0
 
     def finish(self, done: Done) -> None:
         """The worker says that the cell is over. Once it is being killed, only its death counts."""
@@ -198,12 +225,14 @@ class Cell:
     def fail(self, error: BaseException) -> None:
         """The sandbox is gone."""
         self.disarm()
+        self._drop_parts()
         if not self.ended.done():
             self.ended.set_exception(error)
             self.ended.exception()
 
     def _end(self) -> None:
         self.disarm()
+        self._drop_parts()
         if not self.ended.done():
             self.ended.set_result(None)
 
@@ -231,13 +260,13 @@ class Cell:
         """(status, error, restarted)."""
         if self._done is not None:
             if self._done.status == "interrupted":
-                return self._asked or "error", self._done.error, ""
+                return self._asked or "error", self._refused or self._done.error, ""
             return self._done.status, self._done.error, ""
         if self._asked is not None and not self.violation:
             late = f"ran longer than {self.timeout:g} s and " if self._asked == "timeout" else ""
             how = f"; it did not stop, and {self._patience.interrupt:g} s later it was killed"
             how = how if self._killed else f"; then {self._reason}"
-            return self._asked, "", f"The cell {late}was interrupted{how}. {GONE}"
+            return self._asked, self._refused, f"The cell {late}was interrupted{how}. {GONE}"
         return "died", "", f"The cell ended its Python process: {self._reason}. {GONE}"
 
     def _captured(self, kind: bytes, tail: frames.Tail | None) -> Captured:

@@ -11,9 +11,10 @@ import asyncio
 import functools
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import InputError, RlmError, SandboxError
 from . import Channel, ContextFacts, Host, OnOutput, StepResult, SubReply, frames
@@ -21,6 +22,10 @@ from .cell import Cell, Patience
 from .frames import BootFacts, FileProof, Violation
 from .kernel import wire
 from .pump import Frames, Pump
+from .spool import Spool
+
+if TYPE_CHECKING:
+    from .upload import Sending, Upload
 
 __all__ = ["BOOT", "BootFacts", "FileProof", "KernelClient", "Patience", "kernel_bundle"]
 
@@ -45,17 +50,26 @@ T = TypeVar("T")
 
 REPLY_MAX = 32 * 1024 * 1024
 LATE_MAX = 64 * 1024
+SIGBUS = -7  # of Linux, whatever the host is
 EXITS = {
     wire.LOST_PIPES: f"it closed file descriptors that the kernel needs (exit code {wire.LOST_PIPES})",
     wire.BROKEN: f"it broke something that the kernel needs, such as a builtin (exit code {wire.BROKEN})",
+    SIGBUS: "the input changed while it was being read: a mapped file was cut short (SIGBUS)",
 }
 
 
+def kernel_bundle(place: str = "") -> bytes:
+    """The kernel's modules, as BOOT reads them: 8 bytes of length, then JSON {module: source}. With a `place`, the
+    supervisor first waits for the corpus to be streamed there: `wire.IN_MEMORY`, or a folder of a volume."""
+    return _bundle(place)
+
+
 @functools.cache
-def kernel_bundle() -> bytes:
-    """The kernel's modules, as BOOT reads them: 8 bytes of length, then JSON {module: source}."""
+def _bundle(place: str) -> bytes:
     folder = Path(__file__).parent / "kernel"
     sources = {path.stem: path.read_text("utf-8") for path in sorted(folder.glob("*.py"))}
+    if place:
+        sources[""] = place
     body = json.dumps(sources).encode("ascii")
     return len(body).to_bytes(8, "big") + body
 
@@ -76,11 +90,21 @@ class _Corpus:
 class KernelClient:
     """One kernel behind one channel. `start`, `attach`, then `execute` one cell at a time; always `close`.
 
-    Methods raise `SandboxError` when the place itself failed; then nothing but `close` works any more.
+    `new_spool` makes what takes an answer. Methods raise `SandboxError` when the place itself failed; then nothing but
+    `close` works any more.
     """
 
-    def __init__(self, channel: Channel, *, patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        *,
+        place: str = "",
+        patience: Patience | None = None,
+        new_spool: Callable[[], Spool] = Spool,
+    ) -> None:
         self._channel = channel
+        self._place = place
+        self._new_spool = new_spool
         self._patience = patience or Patience()
         self._pump: Pump
         self._host: Host
@@ -100,6 +124,7 @@ class KernelClient:
         self._punished = ""  # how the worker broke the protocol, while it is being killed for that
         self._lost = ""  # why variables are gone that the next result must report
         self._late = ""
+        self._sending: Sending | None = None
         self._dead: SandboxError | None = None
         self._heard = 0.0
 
@@ -112,11 +137,22 @@ class KernelClient:
         self._worker_started = loop.create_future()
         self._pump = Pump(self._channel, on_frames=self._on_frames, on_end=self._on_end)
         self._pump.start()
-        self._pump.send(kernel_bundle())
+        self._pump.send(kernel_bundle(self._place))
         facts = await self._within(self._boot, self._patience.boot, "did not start")
         self._heard = loop.time()
         self._pinging = asyncio.create_task(self._ping())
         return facts
+
+    async def fill(self, upload: Upload) -> None:
+        """Stream the corpus to the `place` that was given. Raises what `Upload.frames` raises, and `SandboxError`."""
+        from .upload import Sending
+
+        self._check()
+        self._sending = Sending(self._send)
+        try:
+            await self._sending.run(upload.frames())
+        finally:
+            self._sending = None
 
     async def attach(
         self, index: bytes | None, index_file: str | None, text_limit: int, host: Host
@@ -154,7 +190,7 @@ class KernelClient:
         if self._cell is not None:
             raise RuntimeError("a cell is running already")
         self._cells += 1
-        cell = Cell(self._cells, timeout, self._patience, self._send, on_output)
+        cell = Cell(self._cells, timeout, self._patience, self._send, on_output, self._new_spool)
         self._cell = cell
         try:
             lost = await self._renew()
@@ -269,6 +305,8 @@ class KernelClient:
             if future is not None and not future.done():
                 future.set_exception(error)
                 future.exception()  # it need not be awaited by anybody
+        if self._sending is not None:
+            self._sending.fail(error)
         if self._cell is not None:
             self._cell.fail(error)
         for task in self._calls.values():
@@ -310,6 +348,8 @@ class KernelClient:
             self._punished = ""
             if not self._worker_started.done():
                 self._worker_started.set_result(None)
+        elif kind == b"r" and self._sending is not None:
+            self._sending.on_received(frames.parse_received(payload))
         elif kind == b"x":
             self._on_exit(frames.parse_exit(payload))
         elif kind == b"l":
@@ -351,7 +391,7 @@ class KernelClient:
             case frames.Attached():
                 self._attached.set_result(message)
             case frames.AttachFailed():
-                self._attached.set_exception(attach_error(message))
+                self._attached.set_exception(attach_error(message, again=self._seen is not None))
 
     def _punish(self, why: str) -> None:
         """Kill a worker that broke the protocol. One that does it before it ran a cell cannot be worked with."""
@@ -434,11 +474,13 @@ class KernelClient:
         self._send(wire.frame(b"W", wire.message(fields, body)))
 
 
-def attach_error(failed: frames.AttachFailed) -> RlmError:
-    """Whose fault it is that the corpus cannot be opened."""
+def attach_error(failed: frames.AttachFailed, *, again: bool = False) -> RlmError:
+    """Whose fault it is that the corpus cannot be opened; `again`: it could be before, by another worker."""
     if failed.reason == "encoding":
         return InputError(failed.message, hint="--encoding auto", code="encoding")
-    return SandboxError(f"the sandbox cannot read the input: {failed.message}", code="attach")
+    if again:
+        return SandboxError(f"the input changed while it was being read: {failed.message}", code="input_changed")
+    return SandboxError(f"the sandbox cannot read the input: {failed.message}", code="unreadable")
 
 
 def exit_reason(gone: frames.Exit) -> str:

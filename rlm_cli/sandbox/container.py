@@ -80,6 +80,25 @@ class ContainerFacts:
 
 
 @dataclass(frozen=True)
+class VolumeFacts:
+    """One of our volumes: a copy of an input. `orphan` as with containers."""
+
+    name: str
+    run_id: str
+    owner: str
+    orphan: bool
+
+
+@dataclass(frozen=True)
+class VolumeMount:
+    """A named volume in a container."""
+
+    name: str
+    target: str
+    read_only: bool
+
+
+@dataclass(frozen=True)
 class ContainerSpec:
     """Everything that makes one container."""
 
@@ -89,6 +108,7 @@ class ContainerSpec:
     binds: tuple[tuple[str, str], ...] = ()
     """(path on the host, path in the container), all read-only."""
 
+    volume: VolumeMount | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -114,6 +134,15 @@ class Engine:
     def socket_path(self) -> str:
         """The local engine's socket, or "" when it is not a local one. Known once connected."""
         return socket_path(self._host)
+
+    def is_local(self) -> bool:
+        """Whether the engine runs on this machine, so that our paths may be its paths. Connects.
+
+        Elsewhere a mount is not even tried: it would bind whatever lies at that path there, and a sample of bytes
+        cannot tell an older copy of a huge file from the file.
+        """
+        self.api()
+        return bool(self.socket_path)
 
     def close(self) -> None:
         """Release every connection. Idempotent; the next call would connect again."""
@@ -246,7 +275,7 @@ class Engine:
                     Ulimit(name="core", soft=0, hard=0),
                 ],
                 log_config=LogConfig(type=LogConfig.types.NONE),
-                mounts=[Mount(target, source, type="bind", read_only=True) for source, target in spec.binds],
+                mounts=mounts(spec),
                 auto_remove=True,
                 init=False,
             )
@@ -318,13 +347,45 @@ class Engine:
             found = api.containers(all=True, filters={"label": OWNER_LABEL})
         return [container_facts(entry) for entry in found]
 
-    def prune(self, *, dry_run: bool = False) -> list[ContainerFacts]:
-        """Remove the containers whose owner is provably dead on this machine; returns them."""
-        orphans = [container for container in self.containers() if container.orphan]
+    def prune(self, *, dry_run: bool = False) -> list[ContainerFacts | VolumeFacts]:
+        """Remove the containers and volumes whose owner is provably dead on this machine; returns them."""
+        containers = [container for container in self.containers() if container.orphan]
+        volumes = [volume for volume in self.volumes() if volume.orphan]
         if not dry_run:
-            for container in orphans:
+            for container in containers:
                 self.remove(container.id)
-        return orphans
+            for volume in volumes:
+                self.remove_volume(volume.name)
+        return [*containers, *volumes]
+
+    # -- volumes
+
+    def create_volume(self, name: str, labels: Mapping[str, str]) -> None:
+        """A new empty volume of the engine's own disk."""
+        api = self.api()
+        with self._errors("creating a volume"):
+            api.create_volume(name, labels=dict(labels))
+
+    def remove_volume(self, name: str, *, patience: float = REMOVAL_TIMEOUT) -> None:
+        """Remove it, once the container that used it is gone. One that is gone already is fine."""
+        api = self.api()
+        deadline = time.monotonic() + patience
+        with self._errors("removing the volume"):
+            while True:
+                answer = api._delete(api._url("/volumes/{0}", name), timeout=patience)
+                if answer.status_code == 404:
+                    return
+                if answer.status_code != 409 or time.monotonic() > deadline:  # 409: a container still has it
+                    api._raise_for_status(answer)
+                    return
+                time.sleep(0.01)
+
+    def volumes(self) -> list[VolumeFacts]:
+        """Every volume with our label, whoever made it."""
+        api = self.api()
+        with self._errors("listing volumes"):
+            found = api.volumes(filters={"label": OWNER_LABEL})
+        return [volume_facts(entry) for entry in found.get("Volumes") or ()]
 
     @contextlib.contextmanager
     def _errors(self, doing: str) -> Iterator[None]:
@@ -350,6 +411,28 @@ def knock(host: str) -> None:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(PROBE_TIMEOUT)
             probe.connect(path)
+
+
+def mounts(spec: ContainerSpec) -> list[Mount]:
+    """All mounts of a container."""
+    made = [Mount(target, source, type="bind", read_only=True) for source, target in spec.binds]
+    if spec.volume is not None:
+        volume = spec.volume
+        made.append(Mount(volume.target, volume.name, type="volume", read_only=volume.read_only))
+    return made
+
+
+def volume_facts(entry: Mapping[str, Any]) -> VolumeFacts:
+    """One line of the engine's list."""
+    labels = entry.get("Labels") or {}
+    label = labels.get(OWNER_LABEL, "")
+    owner = Owner.parse(label)
+    return VolumeFacts(
+        name=str(entry["Name"]),
+        run_id=str(labels.get("rlm.run", "")),
+        owner=str(label),
+        orphan=owner is not None and owner.is_dead(),
+    )
 
 
 def container_facts(entry: Mapping[str, Any]) -> ContainerFacts:

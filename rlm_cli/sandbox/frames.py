@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, NoReturn, cast
 
+from ..events import AnswerKind
 from . import ContextFacts, SubCall
 from .kernel import wire
 from .kernel.wire import Violation
@@ -31,11 +32,13 @@ __all__ = [
     "Done",
     "Exit",
     "FileProof",
+    "Received",
     "Tails",
     "Violation",
     "parse_boot",
     "parse_done",
     "parse_exit",
+    "parse_received",
     "parse_tails",
     "parse_worker",
 ]
@@ -65,6 +68,13 @@ class BootFacts:
     dumpable: bool
     python: str
     machine: str
+
+
+class Received(NamedTuple):
+    """How many bytes of a streamed corpus are written; `error` says why the next could not be."""
+
+    received: int
+    error: str
 
 
 class FileProof(NamedTuple):
@@ -104,7 +114,7 @@ class BudgetAsked:
 @dataclass(frozen=True)
 class AnswerPart:
     cell: int
-    kind: Literal["text", "json", "bytes"]
+    kind: AnswerKind
     part: int
     last: bool
     data: bytes
@@ -225,7 +235,7 @@ def _attached(fields: _Fields, payload: bytes) -> Attached:
         chars=fields.optional("chars"),
         lines=fields.number("lines"),
         lines_exact=fields.flag("lines_exact"),
-        lossy=fields.number("lossy"),
+        lossy=fields.optional("lossy"),
     )
     lines = payload.splitlines()
     if len(lines) > FILES_MAX:
@@ -263,7 +273,7 @@ def _budget(fields: _Fields, payload: bytes) -> BudgetAsked:  # noqa: ARG001 - o
 def _answer(fields: _Fields, payload: bytes) -> AnswerPart:
     if len(payload) > wire.PART_MAX:
         raise Violation(f"a piece of an answer of {len(payload)} bytes")
-    kind = cast(Literal["text", "json", "bytes"], fields.choice("kind", "text", "json", "bytes"))
+    kind = cast(AnswerKind, fields.choice("kind", "text", "json", "bytes"))
     return AnswerPart(fields.number("cell"), kind, fields.number("part"), fields.flag("last"), payload)
 
 
@@ -313,6 +323,12 @@ def parse_boot(payload: bytes) -> BootFacts:
         python=fields.text("python"),
         machine=fields.text("machine"),
     )
+
+
+def parse_received(payload: bytes) -> Received:
+    """The `r` frame."""
+    fields = _Fields(payload)
+    return Received(fields.number("received"), fields.text("error"))
 
 
 def parse_tails(payload: bytes) -> Tails:

@@ -82,6 +82,10 @@ def wrong_facts(facts: BootFacts, profile: Profile) -> tuple[str, ...]:
     """What the container says about itself that is not as it must be, one phrase each; () when it is locked down."""
     checks = (
         (facts.uid != 0, "its user is root (uid 0)"),
+        (
+            facts.uid == 0 or f"{facts.uid}:{facts.gid}" == profile.user,
+            f"its user is {facts.uid}:{facts.gid}, not {profile.user}",
+        ),
         (facts.cap_eff == 0, f"it has capabilities (CapEff {facts.cap_eff:#x})"),
         (facts.no_new_privs, "it may gain privileges (NoNewPrivs is off)"),
         (facts.seccomp == 2, f"no system call filter is active (Seccomp is {facts.seccomp}, not 2)"),

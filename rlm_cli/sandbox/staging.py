@@ -1,9 +1,9 @@
 """Documents -> what the container mounts, and the index that names them.
 
-Few documents that anybody may read are mounted each by itself, so nothing is copied and start-up does not grow with
-the input. All others are packed into one file: thousands of mounts would be slow, and the kernel runs as a user who
-may not read private files. Only chosen regular files are ever mounted, never a folder: through a folder the sandbox
-could reach its sockets and FIFOs, which a read-only mount does not protect.
+Few documents are mounted each by itself, so nothing is copied and start-up does not grow with the input; where not
+everybody may read them, the kernel runs as a user who may, never root. All others are packed into one file: thousands
+of mounts would be slow. Only chosen regular files are ever mounted, never a folder: through a folder the sandbox could
+reach its sockets and FIFOs, which a read-only mount does not protect. Where the engine cannot mount: `upload.py`.
 
 The index is JSON lines `[name, file, offset, size, encoding]`, `file` below /in (docs/PROTOCOL.md).
 """
@@ -18,13 +18,16 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import InputError, RlmError
 from . import Document
+from .changes import Changes, Seen
+from .guard import Guard
 from .kernel import wire
+from .profile import NOBODY
 
 MAX_MOUNTS = 16
 INLINE_INDEX = 1 << 20
@@ -36,8 +39,8 @@ COPY_CHUNK = 64 << 20
 PROGRESS_AFTER = 1.0
 PROGRESS_EVERY = 0.1
 
-OnStageProgress = Callable[[int, int], None]
-"""Called with bytes copied and bytes in all, from the copying thread, once a copy has taken a second."""
+OnStageProgress = Callable[[str, int, int], None]
+"""Called with what is being done, bytes copied and bytes in all, from any thread, once a copy has taken a second."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,9 @@ Proof = tuple[tuple[str, int, str], ...]
 class Staged:
     """What the container needs. `index_file` names a mount where the index is too large to travel as bytes.
 
-    `folder` is the private copy, if one was made; `remove` it when the container is gone.
+    `folder` is the private copy, if one was made, and `guard` removes it if we cannot; `lent` are files of ours that
+    were made readable for the kernel: `remove` when the container is gone. `user` is who may read the mounts. `seen`
+    are the mounted documents as they were; `changes` is what happened to the others while they were copied.
     """
 
     binds: tuple[Bind, ...]
@@ -64,14 +69,24 @@ class Staged:
     index_file: str | None
     proof: Proof
     folder: Path | None = None
+    guard: Guard | None = None
+    lent: tuple[Path, ...] = ()
+    user: str = NOBODY
+    seen: tuple[Seen, ...] = ()
+    changes: Changes = Changes()
 
     def remove(self) -> None:
-        """Delete the copy. Idempotent."""
+        """Delete the copy, and make private again what was lent. Idempotent."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+        if self.guard is not None:
+            self.guard.release()
+        for path in self.lent:
+            with suppress(OSError):
+                path.chmod(0o600)
 
 
-def ignore(copied: int, total: int) -> None:
+def ignore(what: str, copied: int, total: int) -> None:
     """The listener of those who do not want to know."""
 
 
@@ -85,19 +100,34 @@ def stage(
     """Make `documents` mountable. A copy, if one is needed, goes into a new private folder below `folder` (None: the
     system's temporary one).
 
-    Raises `InputError` for a document that vanished, cannot be read, is not a regular file, or whose size is no
-    longer the one that was listed. `cancelled` is asked while copying; then the copy is removed and `InputError`
-    raised.
+    Raises `InputError` for a document that vanished, cannot be read, is not a regular file, or is smaller than it was
+    when it was listed. `cancelled` is asked while copying; then the copy is removed and `InputError` raised.
     """
     names = unique_names(documents)
-    if len(documents) <= MAX_MOUNTS and all(mountable(document) for document in documents):
-        return stage_mounts(documents, names)
+    if len(documents) <= MAX_MOUNTS:
+        staged = stage_mounts(documents, names, folder)
+        if staged is not None:
+            return staged
     home = Path(tempfile.mkdtemp(prefix="rlm-stage-", dir=folder))
+    guard = Guard.of_folders(home)
     try:
-        return stage_pack(documents, names, home, Meter(documents, on_progress, cancelled))
-    except BaseException:
+        meter = Meter("packing the input", documents, on_progress, cancelled)
+        return replace(stage_pack(documents, names, home, meter), guard=guard)
+    except BaseException as error:
         shutil.rmtree(home, ignore_errors=True)
+        guard.release()
+        if isinstance(error, OSError):
+            raise no_room(home, error) from error
         raise
+
+
+def no_room(home: Path, error: OSError) -> RlmError:
+    """The copy could not be written."""
+    return InputError(
+        f"the input could not be copied to {home.parent}: {error.strerror}",
+        hint="free some space there, or keep runs elsewhere: RLM_HOME=/path rlm ...",
+        code="disk",
+    )
 
 
 def unique_names(documents: Sequence[Document]) -> list[str]:
@@ -119,38 +149,52 @@ def index_name(name: str) -> str:
         return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def stage_mounts(documents: Sequence[Document], names: Sequence[str]) -> Staged:
-    """Each document is its own mount, /in/0, /in/1 ..."""
-    binds, proof, lines = [], [], []
+def stage_mounts(documents: Sequence[Document], names: Sequence[str], folder: Path | None) -> Staged | None:
+    """Each document is its own mount, /in/0, /in/1 ...; None when the engine cannot be told a path, or no one user
+    but root may read them all."""
+    binds, proof, lines, seen, found = [], [], [], [], []
     for number, (document, name) in enumerate(zip(documents, names, strict=True)):
         file = str(number)
+        path = os.path.realpath(document.path)
         with opened(document) as fd:
-            proof.append((file, *wire.proof(fd)))
-        binds.append(Bind(os.path.realpath(document.path), file))
+            proof.append((file, *wire.proof(fd, document.size)))
+            found.append(os.fstat(fd))
+        seen.append(Seen(name, document.path, document.size, found[-1], proof[-1][2]))
+        binds.append(Bind(path, file))
         lines.append(index_line(name, file, 0, document))
-    return Staged(tuple(binds), b"".join(lines), None, tuple(proof))
+    ours = [is_ours(bind.source, facts, folder) for bind, facts in zip(binds, found, strict=True)]
+    user = user_for([facts for facts, lend in zip(found, ours, strict=True) if not lend])
+    if user is None or not all(speakable(bind.source) for bind in binds):
+        return None
+    lent = tuple(Path(bind.source) for bind, lend in zip(binds, ours, strict=True) if lend)
+    for path_lent in lent:
+        path_lent.chmod(0o644)
+    return Staged(tuple(binds), b"".join(lines), None, tuple(proof), lent=lent, user=user, seen=tuple(seen))
 
 
 def stage_pack(documents: Sequence[Document], names: Sequence[str], home: Path, meter: Meter) -> Staged:
     """All documents one after the other in one file; the index too where it is large."""
     pack = home / PACK_FILE
     lines = []
+    changes = Changes()
     with open_private(pack) as target:
         offset = 0
         for document, name in zip(documents, names, strict=True):
             with opened(document) as source:
+                before = os.fstat(source)
                 copy_exactly(source, target, document, meter)
+                changes = changes.during_copy(name, before, os.fstat(source), document.size)
             lines.append(index_line(name, PACK_FILE, offset, document))
             offset += document.size
-        proof = ((PACK_FILE, *wire.proof(target)),)
+        proof = ((PACK_FILE, *wire.proof(target, offset)),)
     binds = [Bind(str(pack.resolve()), PACK_FILE)]
     index = b"".join(lines)
     if len(index) < INLINE_INDEX:
-        return Staged(tuple(binds), index, None, proof, home)
+        return Staged(tuple(binds), index, None, proof, home, changes=changes)
     with open_private(home / INDEX_FILE) as target:
         write_all(target, index)
     binds.append(Bind(str((home / INDEX_FILE).resolve()), INDEX_FILE))
-    return Staged(tuple(binds), None, INDEX_FILE, proof, home)
+    return Staged(tuple(binds), None, f"/in/{INDEX_FILE}", proof, home, changes=changes)
 
 
 def index_line(name: str, file: str, offset: int, document: Document) -> bytes:
@@ -158,31 +202,62 @@ def index_line(name: str, file: str, offset: int, document: Document) -> bytes:
     return json.dumps([name, file, offset, document.size, document.encoding]).encode("ascii") + b"\n"
 
 
-def mountable(document: Document) -> bool:
-    """Whether the engine can mount the file itself and the kernel's user may read it."""
+def speakable(path: str) -> bool:
+    """Whether the engine can be told the path: its API carries UTF-8."""
     try:
-        found = document.path.stat()
-        os.path.realpath(document.path).encode()  # the engine's API carries paths as UTF-8
-    except (OSError, UnicodeEncodeError):
+        path.encode()
+    except UnicodeEncodeError:
         return False
-    return stat.S_ISREG(found.st_mode) and bool(found.st_mode & stat.S_IROTH)
+    return True
+
+
+def is_ours(path: str, facts: os.stat_result, folder: Path | None) -> bool:
+    """Whether we made the file (a spooled pipe, an unpacked archive), in a folder that nobody else may enter: there
+    it may be readable for everybody while it is mounted."""
+    if folder is None or facts.st_uid != os.geteuid() or facts.st_mode & stat.S_IROTH:
+        return False
+    private = not folder.stat().st_mode & 0o077
+    return private and Path(path).is_relative_to(folder.resolve())
+
+
+def user_for(files: Sequence[os.stat_result]) -> str | None:
+    """The user who may read all the files and can do least otherwise, as `uid:gid`: nobody, nobody in the group of
+    the files, their owner. Never root and never root's group. None when there is none."""
+    closed = [facts for facts in files if not facts.st_mode & stat.S_IROTH]
+    nobody, no_group = map(int, NOBODY.split(":"))
+    candidates = [(nobody, no_group)]
+    if closed:
+        candidates += [(nobody, closed[0].st_gid), (closed[0].st_uid, no_group)]
+    for uid, gid in candidates:
+        if uid and gid and all(may_read(uid, gid, facts) for facts in files):
+            return f"{uid}:{gid}"
+    return None
+
+
+def may_read(uid: int, gid: int, facts: os.stat_result) -> bool:
+    """What the mode says; the first class that fits decides, as in the system."""
+    if uid == facts.st_uid:
+        return bool(facts.st_mode & stat.S_IRUSR)
+    if gid == facts.st_gid:
+        return bool(facts.st_mode & stat.S_IRGRP)
+    return bool(facts.st_mode & stat.S_IROTH)
 
 
 @contextmanager
 def opened(document: Document) -> Iterator[int]:
-    """The document's file, open and checked against what was listed."""
+    """The document's file, open and as long as it was listed, or longer."""
     try:
         # Not blocking: a FIFO that took the file's place must not hang us.
         fd = os.open(document.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise InputError(f"cannot read {shown(document)}: {error.strerror}", code="unreadable") from error
+        raise unreadable(document, error) from error
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise InputError(f"{shown(document)} is not a regular file", code="special_file")
-        if found.st_size != document.size:
-            raise changed(document, found.st_size)
-        yield fd
+        if found.st_size < document.size:
+            raise shrank(document, found.st_size)
+        yield fd  # one that has grown is read as far as it was listed: logs do that
     finally:
         os.close(fd)
 
@@ -199,17 +274,14 @@ def open_private(path: Path) -> Iterator[int]:
 
 
 def copy_exactly(source: int, target: int, document: Document, meter: Meter) -> None:
-    """Copy the whole document. Raises `InputError` if it is shorter or longer than listed."""
+    """Copy the document as far as it was listed. Raises `InputError` if it is shorter."""
     left = document.size
     while left:
         copied = copy_some(source, target, min(left, COPY_CHUNK))
         if not copied:
-            raise changed(document, document.size - left)
+            raise shrank(document, document.size - left)
         left -= copied
         meter.add(copied)
-    size = os.fstat(source).st_size
-    if size != document.size:
-        raise changed(document, size)
 
 
 def copy_some(source: int, target: int, count: int) -> int:
@@ -241,6 +313,7 @@ class Meter:
 
     def __init__(
         self,
+        what: str,
         documents: Iterable[Document],
         on_progress: OnStageProgress = ignore,
         cancelled: Callable[[], bool] = lambda: False,
@@ -248,6 +321,7 @@ class Meter:
         after: float = PROGRESS_AFTER,
         every: float = PROGRESS_EVERY,
     ) -> None:
+        self._what = what
         self._total = sum(document.size for document in documents)
         self._copied = 0
         self._on_progress = on_progress
@@ -263,15 +337,19 @@ class Meter:
         now = time.monotonic()
         if now >= self._next:
             self._next = now + self._every
-            self._on_progress(self._copied, self._total)
+            self._on_progress(self._what, self._copied, self._total)
 
 
-def changed(document: Document, size: int) -> RlmError:
-    """The document is not what was listed a moment ago."""
-    verb = "grew" if size > document.size else "shrank"
+def unreadable(document: Document, error: OSError) -> RlmError:
+    """The system does not let us read it."""
+    return InputError(f"cannot read {shown(document)}: {error.strerror}", code="unreadable")
+
+
+def shrank(document: Document, size: int) -> RlmError:
+    """Part of what was listed is gone: there is nothing consistent left to read."""
     return InputError(
-        f"{shown(document)} {verb} while it was being read: {document.size} bytes were listed, {size} are there",
-        hint="for a file that is being written, read a copy:  cp FILE /tmp/ && rlm ask /tmp/FILE ...",
+        f"{shown(document)} shrank while it was being read: {document.size} bytes were listed, {size} are there",
+        hint="run it again, or read a copy:  cp FILE /tmp/ && rlm ask /tmp/FILE ...",
         code="input_changed",
     )
 

@@ -2,7 +2,9 @@
 
 arguments.py  the words on the command line -> sources and question, or an error with the corrected command
 paths.py      what those words are on disk: existing paths, globs we expand, near misses
-stdin.py      what stdin is, and its bytes to a file
+receive.py    sources that are no files (stdin, pipes, URLs) -> files of ours: stdin.py, http.py, partial.py
+urls.py       what a URL is called, and how it may be shown
+room.py       the disk that these files must not fill up
 gather.py     `collect`: sources -> Corpus (names, limits, manifest)
 walk.py       one folder, filtered: asks git.py inside a work tree and rules.py outside
 compressed.py compressed bytes -> bytes, and what is compressed how
@@ -23,30 +25,38 @@ from ..events import Skipped, SourcesFacts
 SkipReason = Literal["ignored", "hidden", "binary", "too_large", "unreadable", "special", "unconverted"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Document:
-    """One document. `name` is what `context` calls it; `path` the regular file with its bytes; `size` in bytes.
+    """One document. `name` is what `context` calls it; `file` the regular file with its bytes; `size` in bytes.
 
-    `path` is absolute and free of symbolic links. `sha256` is known for stdin only: it is hashed while it is read.
-    A document with origin "archive" was unpacked from the file `archive`; its `path` does not outlive the command.
-    One with origin "converted" is the text of `archive`, or of a document in it.
+    `file` is absolute and free of symbolic links; a text, because there may be a million of them. `sha256` is known for
+    what was received: it is hashed on the way. A document with origin "archive" was unpacked from the file `archive`;
+    one with origin "converted" is the text of `archive`, or of a document in it.
+    What was unpacked, fetched or read from a named pipe does not outlive the command; `written` is then what was
+    received, as it may be shown.
     """
 
     name: str
-    path: Path
+    file: str
     size: int
     encoding: str = "auto"
-    origin: Literal["file", "stdin", "archive", "converted"] = "file"
+    origin: Literal["file", "stdin", "pipe", "url", "archive", "converted"] = "file"
     sha256: str = ""
-    archive: Path | None = None
+    archive: str = ""
+    written: str = ""
 
     @property
-    def kept(self) -> Path:
-        """The file that will still be there afterwards."""
-        return self.archive or self.path
+    def path(self) -> Path:
+        """The file with its bytes."""
+        return Path(self.file)
+
+    @property
+    def kept(self) -> str:
+        """What will still be there afterwards: the file's path, the URL, or the pipe's path."""
+        return self.written or self.archive or self.file
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Skip:
     """A path that was left out. `rule` is the pattern with its file:line, where a rule did it.
 
@@ -85,7 +95,7 @@ class SourceOptions:
     no_ignore: bool = False
     follow: bool = False
     encoding: str = "auto"
-    max_input: int | None = 4 * 1024**3
+    max_input: int | None = None
     archives: bool = True
     """Whether compressed files and archives are opened."""
     convert: Literal["auto", "all", "none"] = "auto"

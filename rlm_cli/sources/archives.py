@@ -1,8 +1,8 @@
 """Compressed files and archives -> the documents in them, unpacked into a private folder.
 
 An archive is a virtual folder: its regular files are read, by the rules of a walk but without ignore files. Names in
-it are only ever names: on disk the files are numbered. One level is opened, and compressed files within an archive
-(the .gz files of a log bundle); an archive in an archive counts as binary.
+it are only ever names: on disk the files are numbered. Compressed files within an archive (the .gz files of a log
+bundle) are opened, and archives in archives, `MOST_DEPTH` in all; the limits hold for the whole nest.
 
 It is all or nothing: an archive that is damaged, or that unpacks to absurdly much, gives no document at all, so that
 part of an input is never taken for the whole. Content is counted while it streams, and the counting ends it.
@@ -29,22 +29,29 @@ from ..units import human_bytes, human_count
 from . import SkipReason
 from .compressed import (
     PIECE,
+    Codec,
     DamagedError,
     Kind,
     MissingDecoderError,
     Stream,
     decompressed,
     is_tar,
+    kind_of,
+    raw_lzma,
     recognise,
     says_archive,
     without_suffix,
 )
 from .convert.formats import Format
 from .encoding import HEAD, is_binary
+from .room import Room, disk_error
+from .stdin import write_all
 from .walk import BINARY, VERSION_CONTROL, Progress, UnusableError
 
 FOLDER = "unpacked"
 """The folder that is made for the files, below the caller's."""
+MOST_DEPTH = 3
+"""Archives in each other: a backup of log bundles, and one to spare."""
 MOST_ENTRIES = 100_000
 MOST_RATIO = 500
 """Logs are packed 5 to 100 times smaller; a file of zeros 1,000 times by gzip, and far more by others."""
@@ -137,6 +144,7 @@ class Unpacker:
     on_progress: Progress | None = None
     files: int = 0
     bytes: int = 0
+    room: Room | None = None
     opened: int = 0
 
     def open(self, archive: Archive) -> Contents:
@@ -167,20 +175,19 @@ class Unpacker:
 
     def disk_error(self, error: OSError) -> InputError:
         """A file could not be made or written."""
-        return InputError(
-            f"compressed files could not be unpacked in {self.folder}: {error.strerror}",
-            hint="free some space there, or use another place: RLM_HOME=/path, or TMPDIR=/path where no run is kept",
-            code="disk",
-        )
+        return disk_error(error, self.folder, "what compressed files hold")
 
 
 @dataclass
 class Opening:
-    """One archive while it is open."""
+    """One archive while it is open, or one in it: that counts with the outermost."""
 
     unpacker: Unpacker
     archive: Archive
     home: Path
+    prefix: str = ""
+    """What stands before the names of its entries."""
+    depth: int = 1
     entries: list[Entry] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     seen: int = 0
@@ -192,17 +199,21 @@ class Opening:
 
     def contents(self) -> Contents:
         """Raises as `Unpacker.open` does."""
+        self.read(self.archive.path)
+        return Contents(tuple(self.entries), tuple(self.left_out))
+
+    def read(self, path: str) -> None:
+        """Take what is in the archive at `path`."""
         try:
-            with open_archive(self.archive.path) as file:
-                self.size = os.fstat(file.fileno()).st_size
+            with open_archive(path) as file:
+                self.size = self.size or os.fstat(file.fileno()).st_size
                 head = file.read(HEAD)
                 file.seek(0)
-                self._read(file, recognise(self.archive.title, head))
+                self._read(file, kind_of(head))
         except MissingDecoderError as error:
             raise UnusableError("unreadable", str(error)) from error
         except DAMAGE as error:
             raise damaged(error) from error
-        return Contents(tuple(self.entries), tuple(self.left_out))
 
     def _read(self, file: ZipFileBytes, kind: Kind | None) -> None:
         if kind == "zip":
@@ -257,6 +268,9 @@ class Opening:
                 if refused is not None:
                     self._leave(name, *refused)
                     continue
+                if info.compress_type in ENTRY_CODECS:
+                    self._take(name, Stream(self._counted(zip_entry(file, info))))
+                    continue
                 with listed.open(info) as content:
                     self._take(name, Stream(self._counted(pieces_of(content))))
 
@@ -309,7 +323,7 @@ class Opening:
             raise UnusableError("too_large", f"it has more than {human_count(MOST_ENTRIES)} entries")
         if self.seen % TELL_EVERY == 0:
             self.unpacker.tell()
-        name = safe_name(raw)
+        name = self.prefix + safe_name(raw)
         if folder or not VERSION_CONTROL.isdisjoint(name.split("/")):
             return None
         verdict = self.archive.judge(name)
@@ -330,12 +344,15 @@ class Opening:
             if kind is not None and kind != "zip" and kind != "tar":
                 content = Stream(self._counted(decompressed(stream.read, kind)))
                 nested = is_tar(content.peek(tarfile.BLOCKSIZE))
+            if nested and says_archive(name):
+                self._nested(name, content)
+                return
             form = self.archive.document(without_suffix(name) if packed else name, content.peek(HEAD))
             if form is not None and form.missing:
                 self._leave(name, "unconverted", form.missing)
                 return
             if form is None and not self.archive.binary and (nested or is_binary(content.peek(HEAD))):
-                self._leave(name, "binary", "an archive inside an archive" if nested else BINARY)
+                self._leave(name, "binary", BINARY)
                 return
             path = self.home / str(len(self.entries))
             size = self._write(content, path)[1]
@@ -348,6 +365,34 @@ class Opening:
             self._leave(name, "unreadable", str(error))
             return
         self._keep(self._unique(name), path, size, packed=packed, form=form)
+
+    def _nested(self, name: str, content: Stream) -> None:
+        """An archive in this one: its entries, or none of them and the reason."""
+        if self.depth >= MOST_DEPTH:
+            self._leave(name, "too_large", f"archives are opened {MOST_DEPTH} deep: unpack it first")
+            return
+        path = self.home / f"archive-{self.depth}"
+        kept, left_out, names = len(self.entries), len(self.left_out), dict(self.names)
+        files, size = self.unpacker.files, self.unpacker.bytes
+        outer, self.prefix, self.depth = self.prefix, f"{self._unique(name)}/", self.depth + 1
+        try:
+            self._write(content, path)
+            self.unpacker.bytes = size
+            self.read(str(path))
+        except (UnusableError, DamagedError) as error:
+            if isinstance(error, UnusableError) and error.reason == "too_large":
+                raise
+            for entry in self.entries[kept:]:
+                entry.path.unlink()
+            del self.entries[kept:], self.left_out[left_out:]
+            self.names, self.unpacker.files, self.unpacker.bytes = names, files, size
+            if isinstance(error, DamagedError):
+                raise
+            self.prefix = outer
+            self._leave(name, error.reason, error.why)
+        finally:
+            self.prefix, self.depth = outer, self.depth - 1
+            path.unlink(missing_ok=True)
 
     def _keep(self, name: str, path: Path, size: int, *, packed: bool, form: Format | None = None) -> None:
         self.entries.append(Entry(name, path, size, packed, form.name if form else ""))
@@ -391,6 +436,8 @@ class Opening:
 
     def _grow(self, count: int) -> None:
         self.unpacker.bytes += count
+        if self.unpacker.room is not None:
+            self.unpacker.room.take(count, f"what is in {self.archive.title}")
         limit = self.unpacker.limit
         if limit is not None and self.unpacker.bytes > limit:
             raise InputError(
@@ -406,12 +453,6 @@ class Opening:
 
 
 # -- pieces --------------------------------------------------------------------------------------------------------
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def pieces_of(file: IO[bytes]) -> Iterator[bytes]:
@@ -432,10 +473,47 @@ def zip_refusal(info: zipfile.ZipInfo) -> Verdict | None:
         return ("special", "a symbolic link" if kind == stat.S_IFLNK else "not a regular file")
     if info.flag_bits & 0x1:
         return ("unreadable", "encryption: unpack it first, with its password")
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        # The standard library would decode bzip2 and LZMA without any bound on memory.
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, *ENTRY_CODECS):
         return ("unreadable", f"compression method {info.compress_type} inside a zip: unpack it first")
     return None
+
+
+ENTRY_CODECS: dict[int, Codec | None] = {12: "bzip2", 14: None, 93: "zstd", 95: "xz"}
+"""Compression methods of zip entries that the standard library does not decode, or not with a bound on memory; 14 is
+LZMA, which has a header of its own (APPNOTE 5.8)."""
+LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+
+
+def zip_entry(file: ZipFileBytes, info: zipfile.ZipInfo) -> Iterator[bytes]:
+    """The content of an entry, in pieces, checked against what the list says of it."""
+    crc, size = 0, 0
+    for piece in _entry_pieces(file, info):
+        crc, size = zlib.crc32(piece, crc), size + len(piece)
+        if size > info.file_size:
+            break
+        yield piece
+    if size != info.file_size or crc != info.CRC:
+        raise DamagedError(f"{info.filename!a} is not what the list of entries says")
+
+
+def _entry_pieces(file: ZipFileBytes, info: zipfile.ZipInfo) -> Iterator[bytes]:
+    file.seek(info.header_offset)
+    header = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
+    file.seek(header[-2] + header[-1], os.SEEK_CUR)
+    left, at = info.compress_size, file.tell()
+
+    def read(count: int) -> bytes:
+        nonlocal left, at
+        file.seek(at)
+        data = file.read(min(count, left))
+        left, at = left - len(data), at + len(data)
+        return data
+
+    codec = ENTRY_CODECS[info.compress_type]
+    if codec is not None:
+        return decompressed(read, codec)
+    _version, length = struct.unpack("<HH", read(4))
+    return raw_lzma(read, read(length), info.file_size)
 
 
 def kind_of_member(member: tarfile.TarInfo) -> str:

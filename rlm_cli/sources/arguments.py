@@ -16,9 +16,9 @@ from typing import Literal
 
 from ..errors import InputError, UsageError
 from .paths import DISK, Disk, is_glob
+from .urls import is_url, shown
 
 STDIN = "-"
-URL = re.compile(r"https?://", re.IGNORECASE)
 
 QuestionFrom = Literal["text", "file", "stdin", "prompt"]
 
@@ -49,7 +49,7 @@ class Line:
     def fixed(self, *words: str) -> str:
         """The command with these words, quoted for a POSIX shell."""
         dashes = ["--"] if any(word.startswith("-") and word != STDIN for word in words) else []
-        return " ".join([self.command, *dashes, *map(quote, words)])
+        return " ".join([self.command, *dashes, *(quote(shown(word)) for word in words)])
 
 
 def quote(word: str) -> str:
@@ -105,18 +105,18 @@ def _split_last(words: Sequence[str], interactive: bool, line: Line) -> Parsed:
 
 def _refuse_source_as_question(sources: list[str], last: str, line: Line) -> None:
     """C14: the last word is a path, a matching glob or a URL."""
-    url = bool(URL.match(last))
+    url = is_url(last)
     if not url and not line.disk.exists(last):
         return
     kind = "a URL" if url else "a glob that matches files" if is_glob(last) else "an existing path"
-    message = f"the last argument is the question, but {last!r} is {kind}"
+    message = f"the last argument is the question, but {shown(last)!r} is {kind}"
     missing = _missing(sources, line)
     if missing and (_asks(missing[0]) or (len(missing) == 1 and not nearest(missing[0], line.disk))):
         rest = [word for word in (*sources, last) if word != missing[0]]
         raise UsageError(f"{message}; the question goes last", hint=line.fixed(*rest, missing[0]), code="question_last")
     if len(missing) > 1:
         raise UsageError(f"{message}; did you forget quotes?", hint=_quoted((*sources, last), missing[0], line))
-    meant = replace(line, command=f"{line.command} -Q {quote(last)}").fixed(*sources)
+    meant = replace(line, command=f"{line.command} -Q {quote(shown(last))}").fixed(*sources)
     hint = f"{line.fixed(*sources, last, 'QUESTION')}  (if it is the question: {meant})"
     raise UsageError(message, hint=hint, code="no_question")
 
@@ -150,20 +150,13 @@ def check_sources(sources: Sequence[str], *, tail: Sequence[str] = (), line: Lin
 
     `tail` is the question, when it is a word of the line.
     """
-    for source in sources:
-        if URL.match(source):
-            raise InputError(
-                f"{source!r}: this version reads files and stdin, not URLs",
-                hint=f"curl -fsSL {quote(source)} | {line.fixed(STDIN, *tail)}",
-                code="url",
-            )
     missing = _missing(sources, line)
     if missing:
         raise _missing_error(missing, list(sources), list(tail), line)
 
 
 def _missing(sources: Sequence[str], line: Line) -> list[str]:
-    return [word for word in sources if word != STDIN and not URL.match(word) and not line.disk.exists(word)]
+    return [word for word in sources if word != STDIN and not is_url(word) and not line.disk.exists(word)]
 
 
 def _missing_error(missing: list[str], sources: list[str], question: list[str], line: Line) -> InputError:

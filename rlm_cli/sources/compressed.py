@@ -224,6 +224,28 @@ def decompressed(read: Callable[[int], bytes], codec: Codec) -> Iterator[bytes]:
             data = more.lstrip(b"\0")
 
 
+def raw_lzma(read: Callable[[int], bytes], properties: bytes, size: int) -> Iterator[bytes]:
+    """LZMA without a header, as in a zip: `properties` are its five bytes; it ends after `size` bytes, or by itself.
+
+    Raises as `decompressed` does.
+    """
+    if len(properties) != 5 or properties[0] >= 9 * 5 * 5:
+        raise DamagedError("its LZMA properties make no sense")
+    lc, rest, dictionary = properties[0] % 9, properties[0] // 9, int.from_bytes(properties[1:], "little")
+    if dictionary > MOST_DICTIONARY or lc + rest % 5 > 4:
+        raise DamagedError("its LZMA dictionary is too large")
+    filters = {"id": lzma.FILTER_LZMA1, "dict_size": dictionary, "lc": lc, "lp": rest % 5, "pb": rest // 5}
+    decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[filters])
+    while size > 0 and not decoder.eof:
+        data = read(INPUT) if decoder.needs_input else b""
+        piece = decode(decoder, data)
+        if not piece and not data and decoder.needs_input:
+            raise DamagedError("it ends in the middle")
+        size -= len(piece)
+        if piece:
+            yield piece
+
+
 def decode(decoder: Decoder, data: bytes) -> bytes:
     """The next piece. Raises `DamagedError` for whatever the decoder has to say."""
     try:

@@ -16,12 +16,15 @@ from ..units import human_bytes, human_count
 from . import DEFAULT_OPTIONS, Corpus, Document, Skip, SkipReason, SourceOptions, git
 from .archives import DAMAGED, FOLDER, Archive, Unpacker
 from .arguments import STDIN, check_sources, quote
-from .compressed import without_suffix
+from .compressed import kind_of, recognise, without_suffix
 from .convert.convert import ConvertProgress
 from .convert.join import FOLDER as CONVERTED
 from .convert.join import needs_extra, with_text
-from .encoding import check_encoding
+from .encoding import HEAD, check_encoding
 from .paths import expand
+from .receive import Received
+from .room import Room
+from .urls import is_url, shown
 from .walk import Found, Progress, UnusableError, Walk, is_folder, named_error
 
 BYTES_PER_TOKEN = 4
@@ -31,10 +34,10 @@ BIGGEST = 3
 
 @dataclass(frozen=True)
 class Root:
-    """One path to read: as it was written, absolute, and with all links resolved."""
+    """One source to read: as it was written, its absolute path in parts, and where it is, all links resolved."""
 
     written: str
-    absolute: str
+    parts: tuple[str, ...]
     real: str
 
 
@@ -42,7 +45,7 @@ def collect(
     sources: Sequence[str],
     options: SourceOptions = DEFAULT_OPTIONS,
     *,
-    stdin: Document | None = None,
+    received: Sequence[Received] = (),
     spool: Path | None = None,
     cache: Path | None = None,
     on_progress: Progress | None = None,
@@ -54,25 +57,29 @@ def collect(
     Compressed files and archives are unpacked below the private folder `spool`, in `archives.FOLDER`, which the caller
     removes after use (after an error nothing is left); without one they are files like any other. Documents become text
     likewise, in `spool`/`join.FOLDER`, or in `cache`, where it stays for the next time; `on_convert(done, of)` then.
-    `-` among the sources stands for `stdin`, already spooled. Files named are always taken; folders are walked and
-    filtered; globs are expanded. `on_progress(files, bytes)` may raise to stop. `env` is the caller's environment:
+    `received` is what `-`, pipes and URLs among the sources stand for. Files named are always taken; folders are walked
+    and filtered; globs are expanded. `on_progress(files, bytes)` may raise to stop. `env` is the caller's environment:
     git's own configuration is found through it. Raises `InputError`, or `UsageError` for an unknown encoding.
     """
     encoding = check_encoding(options.encoding)
     check_sources(sources)
-    roots = _roots(source for source in sources if source != STDIN)
+    elsewhere = {STDIN, *(item.source for item in received)}
+    roots = _roots(source for source in sources if source not in elsewhere and not is_url(source))
     walk = Walk(options, env or {}, on_progress, unpack=spool is not None)
     for number, root in enumerate(roots):
         _read(walk, number, root)
+    for item in received:
+        walk.take(_found(item, len(roots), walk))
+        roots.append(Root(item.written, item.parts, item.document.file))
     found = list({item.path: item for item in reversed(walk.found)}.values())[::-1]
     if spool is not None and any(item.packed for item in found):
-        found = _unpacked(found, walk, roots, spool=spool, besides=stdin.size if stdin else 0)
+        found = _unpacked(found, walk, roots, spool=spool)
     try:
         if spool is not None:
             found = with_text(
                 found, walk, lambda item: _title(item, roots), spool=spool, cache=cache, on_progress=on_convert
             )
-        return _corpus(found, walk, roots, sources, stdin=stdin, encoding=encoding)
+        return _corpus(found, walk, roots, sources, received=received, encoding=encoding)
     except BaseException:
         _discard(spool)
         raise
@@ -84,10 +91,10 @@ def _corpus(
     roots: list[Root],
     sources: Sequence[str],
     *,
-    stdin: Document | None,
+    received: Sequence[Received],
     encoding: str,
 ) -> Corpus:
-    documents = _documents(found, roots, stdin, encoding)
+    documents = _documents(found, roots, received, encoding)
     skips = _left_out(walk.skips, found)
     if not any(document.size for document in documents):
         raise _nothing(documents, skips, walk, sources)
@@ -104,8 +111,24 @@ def _roots(sources: Iterable[str]) -> list[Root]:
     for source in sources:
         for written in expand(source):
             absolute = os.path.abspath(written)  # noqa: PTH100 - Path.absolute keeps "..": names would show it
-            roots.setdefault(absolute, Root(written, absolute, os.path.realpath(written)))
+            parts = ("/", *(part for part in absolute.split("/") if part))
+            roots.setdefault(absolute, Root(written, parts, os.path.realpath(written)))
     return list(roots.values())
+
+
+def _found(item: Received, number: int, walk: Walk) -> Found:
+    """What was received, as a file that was named; its time is a number made of its content."""
+    document = item.document
+    with document.path.open("rb") as file:
+        head = file.read(HEAD)
+    kind = kind_of(head) if item.by_content else recognise(item.parts[-1], head)
+    # LZMA's magic is three bytes of which two are zero: not enough without a name.
+    packed = walk.opens and kind is not None and not (item.by_content and kind == "lzma")
+    form = None if packed else walk.document(item.parts[-1], head)
+    if form is not None and form.missing:
+        raise needs_extra(item.written, form.missing)
+    version, convert = int(document.sha256[:15] or "0", 16), form.name if form else ""
+    return Found(number, "", document.file, document.size, version, packed, convert=convert)
 
 
 def _read(walk: Walk, number: int, root: Root) -> None:
@@ -129,15 +152,15 @@ def _title(item: Found, roots: list[Root]) -> str:
 # -- archives ------------------------------------------------------------------------------------------------------
 
 
-def _unpacked(found: list[Found], walk: Walk, roots: list[Root], *, spool: Path, besides: int) -> list[Found]:
-    """`found` with what is in its archives in their place. `besides`: bytes of the input that are not in `found`."""
+def _unpacked(found: list[Found], walk: Walk, roots: list[Root], *, spool: Path) -> list[Found]:
+    """`found` with what is in its archives in their place."""
     plain = [item for item in found if not item.packed]
-    size = besides + sum(item.size for item in plain)
+    size = sum(item.size for item in plain)
     limit = walk.options.max_input
     if limit is not None and size > limit:
         return plain
     named = {item.path for item in walk.found if not item.below}
-    unpacker = Unpacker(spool, limit, walk.progress, files=len(plain), bytes=size)
+    unpacker = Unpacker(spool, limit, walk.progress, files=len(plain), bytes=size, room=Room(spool))
     try:
         for item in found:
             if item.packed:
@@ -197,19 +220,28 @@ def _discard(spool: Path | None) -> None:
 # -- names ---------------------------------------------------------------------------------------------------------
 
 
-def _documents(found: list[Found], roots: list[Root], stdin: Document | None, encoding: str) -> tuple[Document, ...]:
-    names = name_files(found, [root.absolute for root in roots], alone=len(roots) == 1 and stdin is None)
-    documents = [_document(name, item, encoding) for name, item in zip(_plain_names(names, found), found, strict=True)]
-    if stdin is not None:
-        documents.append(replace(stdin, encoding=encoding))
+def _documents(
+    found: list[Found], roots: list[Root], received: Sequence[Received], encoding: str
+) -> tuple[Document, ...]:
+    names = name_files(found, [root.parts for root in roots])
+    sources = {item.document.file: item.document for item in received}
+    documents = [
+        _document(name, item, sources.get(item.archive or item.path), encoding)
+        for name, item in zip(_plain_names(names, found), found, strict=True)
+    ]
     return tuple(sorted(documents, key=lambda document: os.fsencode(document.name)))
 
 
-def _document(name: str, item: Found, encoding: str) -> Document:
-    document = Document(name, Path(item.path), item.size, encoding)
-    if not item.archive:
-        return document
-    return replace(document, origin="converted" if item.convert else "archive", archive=Path(item.archive))
+def _document(name: str, item: Found, received: Document | None, encoding: str) -> Document:
+    """`received`: the source it is, or was unpacked from, when that was no file. What the person says of the encoding
+    goes before what a server says."""
+    if item.archive:
+        written = received.written if received else ""
+        made = Document(name, item.path, item.size, encoding, archive=item.archive, written=written)
+        return replace(made, origin="converted" if item.convert else "archive")
+    if received is not None:
+        return replace(received, name=name, encoding=received.encoding if encoding == "auto" else encoding)
+    return Document(name, item.path, item.size, encoding)
 
 
 def _plain_names(names: list[str], found: list[Found]) -> list[str]:
@@ -221,18 +253,17 @@ def _plain_names(names: list[str], found: list[Found]) -> list[str]:
     return [stem if stem and count[stem] == 1 else name for name, stem in zip(names, stems, strict=True)]
 
 
-def name_files(found: Sequence[Found], roots: Sequence[str], *, alone: bool) -> list[str]:
+def name_files(found: Sequence[Found], roots: Sequence[tuple[str, ...]]) -> list[str]:
     """Unique names, in the order of `found`: the path below its source, with the source's own name in front when there
-    are several. Where two names clash, their sources go by more of their path, up to all of it."""
-    # How many of a source's last parts are in front; "/" is the first part, so all of them are unlike any other name.
-    depth = dict.fromkeys(range(len(roots)), 0 if alone else 1)
-    parts = [("/", *(part for part in root.split("/") if part)) for root in roots]
+    are several. Where two names clash, their sources go by more of their path, up to all of it. `roots`: each source's
+    path in parts. A full path begins with "/", so it is unlike any other name; stdin has one part, and always its
+    name."""
+    depth = dict.fromkeys(range(len(roots)), 0 if len(roots) == 1 else 1)
     while True:
-        names = [_name(item, parts[item.source], depth[item.source]) for item in found]
+        names = [_name(item, roots[item.source], depth[item.source]) for item in found]
         count = Counter(names)
-        count["stdin"] += not alone
         clashing = {item.source for name, item in zip(names, found, strict=True) if count[name] > 1}
-        deeper = {number for number in clashing if depth[number] < len(parts[number])}
+        deeper = {number for number in clashing if depth[number] < len(roots[number])}
         if not deeper:
             return names
         for number in deeper:
@@ -266,7 +297,7 @@ def _nothing(
     documents: tuple[Document, ...], skips: tuple[Skip, ...], walk: Walk, sources: Sequence[str]
 ) -> InputError:
     """No file, or only empty ones: say which rule took most and which option brings it back (C26)."""
-    names = " ".join(map(quote, sources))
+    names = " ".join(quote(shown(source)) for source in sources)
     if documents:
         files = "the only file is" if len(documents) == 1 else f"all {human_count(len(documents))} files are"
         return InputError(f"nothing to read: {files} empty", hint=f"look: rlm sources {names}", code="empty")
@@ -319,10 +350,11 @@ def _check_size(documents: tuple[Document, ...], limit: int | None) -> None:
 
 
 def _manifest(documents: tuple[Document, ...], found: list[Found]) -> str:
-    """sha256 over names, sizes and times (stdin: its content), in order. The same corpus has the same one."""
+    """sha256 over names, sizes and times, in order (of what was received: its content). The same corpus has the same
+    one."""
     times = {item.path: item.mtime_ns for item in found}
     digest = hashlib.sha256()
     for document in documents:
-        version = document.sha256 or str(times[str(document.path)])
+        version = document.sha256 or str(times[document.file])
         digest.update(b"%s\0%d\0%s\0" % (os.fsencode(document.name), document.size, version.encode()))
     return digest.hexdigest()

@@ -8,6 +8,7 @@ from ..events import Skipped
 from ..units import compact_count, human_bytes, human_count
 from . import DEFAULT_OPTIONS, Corpus, SourceOptions
 from .arguments import STDIN, quote
+from .urls import shown
 
 LONGEST_COMMAND = 80
 
@@ -22,6 +23,30 @@ def summary_line(corpus: Corpus, sources: Sequence[str], options: SourceOptions 
     if not facts.skipped.total:
         return line
     return f"{line}; {skipped_words(facts.skipped)} — {_command(sources, options)}"
+
+
+def stored(corpus: Corpus) -> dict[str, int]:
+    """Bytes that had to be stored to be read, by where they came from; nothing that is read where it is."""
+    sizes: dict[str, int] = {}
+    for document in corpus.documents:
+        if document.origin != "file":
+            sizes[document.origin] = sizes.get(document.origin, 0) + document.size
+    return sizes
+
+
+STORED = {
+    "stdin": "from stdin",
+    "pipe": "from pipes",
+    "url": "fetched",
+    "archive": "unpacked",
+    "converted": "converted",
+}
+
+
+def stored_words(corpus: Corpus) -> tuple[str, ...]:
+    """`stored for this: 2.0 MB fetched, 12 MB unpacked`, or nothing."""
+    words = ", ".join(f"{human_bytes(size)} {STORED.get(origin, origin)}" for origin, size in stored(corpus).items())
+    return (f"stored for this: {words}",) if words else ()
 
 
 def skipped_words(skipped: Skipped) -> str:
@@ -39,7 +64,7 @@ def _what(corpus: Corpus) -> str:
 
 
 def _command(sources: Sequence[str], options: SourceOptions) -> str:
-    words = [*filter_flags(options), *(quote(source) for source in sources if source != STDIN)]
+    words = [*filter_flags(options), *(quote(shown(source)) for source in sources if source != STDIN)]
     line = " ".join(["rlm sources", *words, "--skipped"])
     return line if len(line) <= LONGEST_COMMAND else "rlm sources … --skipped"
 

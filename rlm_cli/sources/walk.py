@@ -84,6 +84,8 @@ def open_file(path: str, *, look: bool) -> tuple[os.stat_result, bytes]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a device that is not there
+            raise UnusableError("special", kind_on_disk(path)) from error
         raise UnusableError("unreadable", error.strerror or str(error)) from error
     try:
         info = os.fstat(fd)
@@ -118,6 +120,14 @@ def kind_of(mode: int) -> str:
         stat.S_IFDIR: "a folder",
     }
     return kinds.get(stat.S_IFMT(mode), "not a regular file")
+
+
+def kind_on_disk(path: str) -> str:
+    """The same, of a path."""
+    try:
+        return kind_of(os.lstat(path).st_mode)
+    except OSError:
+        return "gone"
 
 
 @dataclass
@@ -169,7 +179,7 @@ class Walk:
         form = self.document(written, head)
         if form is not None and form.missing:
             raise UnusableError("unconverted", form.missing)
-        self._add(Found(source, "", path, info.st_size, info.st_mtime_ns, packed, convert=form.name if form else ""))
+        self.take(Found(source, "", path, info.st_size, info.st_mtime_ns, packed, convert=form.name if form else ""))
 
     def folder(self, path: str, *, source: int, title: str) -> None:
         """Walk a folder that was named on the command line, by its real path; `title` is how it was named.
@@ -301,7 +311,7 @@ class Walk:
         elif entry.is_symlink():
             self._link(here, links)
         elif not entry.is_file(follow_symlinks=False):
-            self._skip(here, "special", self._kind(here.path))
+            self._skip(here, "special", kind_on_disk(here.path))
         else:
             self._take(here, here.path)
 
@@ -358,7 +368,7 @@ class Walk:
             self._skip(here, "binary", BINARY)
             return
         convert = form.name if form else ""
-        self._add(Found(self.source, here.below, path, info.st_size, info.st_mtime_ns, packed, convert=convert))
+        self.take(Found(self.source, here.below, path, info.st_size, info.st_mtime_ns, packed, convert=convert))
 
     # -- archives -------------------------------------------------------------------------------------------------
 
@@ -370,14 +380,17 @@ class Walk:
         for count in range(1, len(parts) + 1):
             below = "/".join([*([archive] if archive else []), *parts[:count]])
             here = Place("", below, None, None)
-            excluded = self._excluded(here, parts[count - 1], count < len(parts), chosen=chosen)
+            # An archive in it is a folder, too.
+            opened = chosen or compressed.says_archive(name)
+            excluded = self._excluded(here, parts[count - 1], count < len(parts), chosen=opened)
             if excluded:
                 return excluded
         return None
 
     # -- counting -------------------------------------------------------------------------------------------------
 
-    def _add(self, found: Found) -> None:
+    def take(self, found: Found) -> None:
+        """One more file that is read."""
         self.found.append(found)
         self.bytes += found.size
         self._tick()
@@ -413,13 +426,6 @@ class Walk:
                             yield entry.path
             except OSError:
                 continue
-
-    @staticmethod
-    def _kind(path: str) -> str:
-        try:
-            return kind_of(os.lstat(path).st_mode)
-        except OSError:
-            return "gone"
 
 
 def _above(level: Level | None, path: str) -> Level:

@@ -64,17 +64,15 @@ def test_a_second_ctrl_c_kills_at_once(shell: Shell) -> None:
 
 def test_a_second_ctrl_c_leaves_nothing_of_a_run_without_a_log(shell: Shell) -> None:
     """--no-log: what was piped in is on no disk afterwards, however the run ended."""
-    scratch = shell.folder / "scratch"
-    scratch.mkdir()
-    quiet = Shell(shell.folder, shell.server, {"TMPDIR": str(scratch)})
+    scratch = shell.folder / "rlm" / "cache" / "scratch"
     shell.server.policies["hangs"] = lambda turn: HANGING_CELL
-    process = quiet.start("ask", "-", "Q", "--no-log", *shell.model("root/hangs"), stdin=subprocess.PIPE)
+    process = shell.start("ask", "-", "Q", "--no-log", *shell.model("root/hangs"), stdin=subprocess.PIPE)
     assert process.stdin is not None
     process.stdin.write(b"secret\n")
     process.stdin.close()
     process.stdin = None
     until(lambda: any(entry.finished for entry in shell.server.requests), seconds=40)
-    assert list(scratch.glob("rlm-*/stdin"))
+    assert list(scratch.glob("*/stdin"))
     # Two signals at once, and two kinds, or the system might make one of them.
     for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
         send(process, number)
@@ -88,12 +86,12 @@ def test_a_second_ctrl_c_leaves_nothing_unpacked(shell: Shell) -> None:
     shell.server.policies["hangs"] = lambda turn: HANGING_CELL
     process = shell.start("ask", "a.log.gz", "Q", *shell.model("root/hangs"))
     until(lambda: any(entry.finished for entry in shell.server.requests), seconds=40)
-    runs = shell.folder / "rlm" / "runs"
-    assert [path.read_bytes() for path in runs.glob("*/unpacked/0/0")] == [b"secret\n"]
+    runs, scratch = shell.folder / "rlm" / "runs", shell.folder / "rlm" / "cache" / "scratch"
+    assert [path.read_bytes() for path in scratch.glob("*/unpacked/0/0")] == [b"secret\n"]
     for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
         send(process, number)
     done = shell.finish(process)
-    assert (done.code in (130, 143), list(runs.rglob("unpacked")), len(list(runs.glob("*/run.json")))) == (True, [], 1)
+    assert (done.code in (130, 143), list(scratch.iterdir()), len(list(runs.glob("*/run.json")))) == (True, [], 1)
 
 
 def test_sigkill_leaves_no_container(shell: Shell) -> None:

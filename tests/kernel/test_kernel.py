@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rlm_cli.errors import InputError, SandboxError
 from rlm_cli.sandbox import Answer, ContextFacts, StepResult
 from rlm_cli.sandbox.client import KernelClient, Patience
 from rlm_cli.sandbox.kernel import wire
+from rlm_cli.sandbox.spool import Spooled
 
 from .local import FakeHost, PipeChannel, kernel, run, write_index
 
@@ -446,7 +448,50 @@ def test_recursive_calls_carry_their_context() -> None:
 def test_ways_to_answer(code: str, answer: Answer | None) -> None:
     """Every spelling in circulation, and a big one byte for byte."""
     (result,) = cells(code)
-    assert result.answer == answer
+    assert whole(result) == answer
+
+
+def whole(result: StepResult) -> Answer | None:
+    """The answer in memory, however large."""
+    return result.answer and Answer(result.answer.kind, result.answer.whole())
+
+
+BIG = "import itertools\nlines = (f'{n:07}\\n' for n in range(1_000_000))\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("FINAL([*range(1_000_000), float('nan')])", "ValueError: Out of range float values"),
+        ("v = ['x' * 100] * 20_000\nv.append(v)\nFINAL(v)", "ValueError: Circular reference detected"),
+        (BIG + "FINAL(itertools.chain(lines, [object], lines, map(int, 'x')))", "ValueError: invalid literal"),
+        (BIG + "def broken():\n    yield from lines\n    1 / 0\nFINAL(broken())", "ZeroDivisionError"),
+        (BIG + "def twice():\n    yield from lines\n    FINAL('inner')\nFINAL(twice())", "RuntimeError: FINAL was"),
+        (BIG + "def mixed():\n    yield from lines\n    yield 1\nFINAL(mixed())", "TypeError: a generator of text"),
+        ("import pathlib\nFINAL(pathlib.Path('/tmp/no such file'))", "FileNotFoundError"),
+    ],
+)  # fmt: skip
+def test_nothing_of_an_answer_that_fails_counts(code: str, error: str) -> None:
+    """The cell says what was wrong; the answer before it stands, and the next one can be sent."""
+    failed, after = cells("FINAL('kept')\n" + code, "FINAL('next')")
+    assert (failed.status, failed.answer, after.answer) == ("error", Answer("text", b"kept"), Answer("text", b"next"))
+    assert error in failed.error.splitlines()[-1]
+
+
+def test_a_large_answer_is_whole() -> None:
+    """From memory, a generator and a file: exactly, in a private file whose hash is known."""
+    first, second, third = cells(
+        BIG + "text = ''.join(lines)\nFINAL(text)",
+        "FINAL(line for line in text.splitlines(True))",
+        "import tempfile\nwith tempfile.NamedTemporaryFile() as f:\n    f.write(text.encode())\n    FINAL(f)",
+    )
+    expected = "".join(f"{n:07}\n" for n in range(1_000_000)).encode()
+    for result in (first, second, third):
+        assert result.answer is not None
+        assert isinstance(result.answer.data, Spooled)
+        assert whole(result) == Answer("text", expected)
+        assert result.answer.data.sha256 == hashlib.sha256(expected).hexdigest()
+        assert result.answer.data.path.stat().st_mode & 0o777 == 0o600
 
 
 # -- context
@@ -524,7 +569,7 @@ def test_a_missing_file_and_an_index_file(tmp_path: Path) -> None:
 
     facts, proof = run(lambda: attach(write_index(tmp_path, {"a": b"1", "b": b"22"})))
     with (tmp_path / "pack").open("rb") as pack:
-        assert proof == ((str(tmp_path / "pack"), *wire.proof(pack.fileno())),)
+        assert proof == ((str(tmp_path / "pack"), *wire.proof(pack.fileno(), 3)),)
     assert (facts.documents, facts.bytes) == (2, 3)
     with pytest.raises(SandboxError, match="No such file"):
         run(lambda: attach(b'["a", "/nowhere/at/all", 0, 1, "auto"]'))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ast
+import gzip
+import io
 import json
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlm_cli.sandbox.kernel import answers, capture, decoding, display, search, wire
+from rlm_cli.sandbox.kernel import answer_pieces, answers, capture, decoding, display, search, wire
+from rlm_cli.sandbox.kernel.encoded import Encoded
+from rlm_cli.sandbox.kernel.text import Text
 
 KERNEL = Path(wire.__file__).parent
 
@@ -148,6 +152,13 @@ def test_grep_context_limit_and_repr() -> None:
     assert (len(cut), cut.truncated) == (1, True)
 
 
+def sent(value: object) -> tuple[str, bytes]:
+    """(kind, bytes) of the answer as the host puts it together."""
+    parts = list(answers.as_sent(value))
+    assert [last for _, _, last in parts] == [False] * (len(parts) - 1) + [True]
+    return parts[-1][0], b"".join(part for _, part, _ in parts)
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -165,15 +176,115 @@ def test_grep_context_limit_and_repr() -> None:
 )
 def test_answers(value: object, expected: tuple[str, str | bytes]) -> None:
     """What kind of answer each kind of value becomes."""
-    assert answers.serialise(value) == expected
+    assert sent(value) == (expected[0], expected[1].encode() if isinstance(expected[1], str) else expected[1])
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=30),
+    lambda inner: (
+        st.lists(inner, max_size=30) | st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=30)
+    ),
+    max_leaves=60,
+)
+
+
+@settings(deadline=None)
+@given(value=JSON, pretty=st.integers(0, 200), batch=st.integers(1, 200))
+def test_large_json_is_the_same_value(value: Any, pretty: int, batch: int) -> None:
+    """Indented as `json.dumps` does it while it is small; beyond that laid out in lines, with the same content."""
+    indented = json.dumps(value, ensure_ascii=False, indent=2)
+    text = "".join(answer_pieces.Json(pretty, batch).texts(value))
+    assert json.loads(text) == json.loads(indented)
+    assert len(indented) > pretty or text == indented
+
+
+def test_large_json_has_one_item_a_line() -> None:
+    """As it can be searched by line: also within a large list of an object, and of what is read only once."""
+    rows = [{"id": number, "name": "é"} for number in range(20_000)]
+    text = "".join(
+        answer_pieces.Json().texts({"rows": (row for row in rows), "n": 1, "keys": dict.fromkeys("ab", 1).keys()})
+    )
+    assert json.loads(text) == {"rows": rows, "n": 1, "keys": ["a", "b"]}
+    assert text.splitlines()[:3] == ["{", '"rows": [', '{"id": 0, "name": "é"},']
+    assert text.splitlines()[-5:] == [
+        '{"id": 19999, "name": "é"}',
+        "],",
+        '"n": 1,',
+        '"keys": ["a", "b"]',
+        "}",
+    ]
+
+
+@given(st.lists(st.text(max_size=20)) | st.lists(st.binary(max_size=20)))
+def test_a_generator_of_pieces_is_their_sum(items: list[str] | list[bytes]) -> None:
+    """As writelines has it; one that yields nothing is an empty list."""
+    kind, data = sent(item for item in items)
+    if not items:
+        assert (kind, data) == ("json", b"[]")
+    else:
+        assert data == b"".join(item.encode() if isinstance(item, str) else item for item in items)
+        assert kind == ("text" if isinstance(items[0], str) else "bytes") or not data
+
+
+@given(st.lists(st.tuples(st.sampled_from(["text", "bytes"]), st.binary(max_size=50)), min_size=1))
+def test_parts_are_the_pieces(found: list[tuple[str, bytes]]) -> None:
+    """Nothing is lost between pieces and parts, and the last kind is the answer's."""
+    parts = list(answers.parts(iter(found)))
+    assert b"".join(part for _, part in parts) == b"".join(piece for _, piece in found)
+    assert parts[-1][0] == found[-1][0]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", "text"),
+        ("é\n".encode() * 700_000, "text"),
+        (b"a" * wire.PART_MAX + b"\xe2\x82", "bytes"),
+        (b"a" * 2 * wire.PART_MAX + b"\xff", "bytes"),
+    ],
+    ids=["empty", "text", "cut", "bytes"],
+)
+def test_a_file_is_its_content(tmp_path: Path, content: bytes, kind: str) -> None:
+    """Named, open for reading or still being written; text when all of it is UTF-8."""
+    path = tmp_path / "out"
+    path.write_bytes(content)
+    assert sent(path) == (kind, content)
+    with path.open("rb") as file:
+        file.read(2)
+        assert sent(file) == (kind, content)
+    with path.open("wb") as file:
+        file.write(content)
+        assert sent(file) == (kind, content)
+
+
+def test_other_files_and_paths(tmp_path: Path) -> None:
+    """In memory or compressed: what one would read. A path of nothing is its name, but not below /tmp."""
+    packed = tmp_path / "a.gz"
+    packed.write_bytes(gzip.compress(b"hello"))
+    with gzip.open(packed, "rt") as text:
+        assert sent(text) == ("text", b"hello")
+    memory = io.StringIO()
+    memory.write("hello")
+    assert sent(memory) == ("text", b"hello")
+    assert sent(PurePosixPath("logs/a.txt")) == ("text", b"logs/a.txt")
+    with pytest.raises(FileNotFoundError):
+        sent(Path("/tmp/rlm-there-is-no-such-file"))
+
+
+def test_a_lazy_text_is_sent_in_pieces() -> None:
+    """A Text, or what it was split to, as the str or list would be."""
+    data = "line é\n".encode() * 100_000
+    lazy = Text(Encoded(lambda start, size: data[start : start + size], len(data)), most=1000)
+    assert sent(lazy) == ("text", data)
+    assert json.loads(sent(lazy.splitlines())[1]) == data.decode().splitlines()
 
 
 def test_answer_pieces_are_small_and_whole() -> None:
     """A long text leaves in pieces of at most 1 MiB that join to its UTF-8."""
     text = "aé😀" * 500_000
-    pieces = list(answers.parts(text))
-    assert b"".join(pieces) == text.encode()
-    assert max(map(len, pieces)) <= wire.PART_MAX
+    parts = [part for _, part, _ in answers.as_sent(text)]
+    assert b"".join(parts) == text.encode()
+    assert max(map(len, parts)) <= wire.PART_MAX
 
 
 def test_reprs_are_bounded() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlm_cli.events import ErrorInfo
-from rlm_cli.render.answer import print_answer, write_raw
+from rlm_cli.render.answer import print_answer, print_pieces, write_raw
 from rlm_cli.render.error import print_error
 from rlm_cli.render.look import Look
 from rlm_cli.render.tables import Column, print_table
@@ -50,6 +50,26 @@ def test_bytes_are_written_as_they_are() -> None:
     kept, out = stream()
     assert write_raw(b"\xff\x00\r\n", out)
     assert kept.getvalue() == b"\xff\x00\r\n"
+
+
+def test_a_large_answer_is_itself_off_a_terminal() -> None:
+    """Piece by piece, with one final newline; as bytes with nothing added."""
+    for pieces, exact, expected in (
+        ([b"a\x1b", b"b"], False, b"a\x1bb\n"),
+        ([b"a\n", b""], False, b"a\n"),
+        ([b"\xff", b"\0"], True, b"\xff\0"),
+    ):
+        kept, out = stream()
+        assert print_pieces(pieces, out, look=PIPE, exact=exact)
+        assert kept.getvalue() == expected
+
+
+def test_a_large_answer_is_harmless_on_a_terminal() -> None:
+    """Escaped, also where a character or a sequence was cut; bytes too."""
+    screen = Screen(80)
+    pieces = [b"a\x1b", b"[2J\xc3", b"\xa9\r", b"\nb\xff\xe2\x82"]
+    assert print_pieces(pieces, screen, look=Look(width=80, tty=True), exact=True)
+    assert screen.text == "a\\x1b[2Jé\nb\\xff\\xe2\\x82\n"
 
 
 def test_a_reader_that_left_is_no_error() -> None:

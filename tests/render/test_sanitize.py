@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from rlm_cli.render.sanitize import clean, clean_line
+from rlm_cli.render.sanitize import clean, clean_line, clean_pieces
 
 # Written differently from the sanitizer on purpose: what Unicode itself calls a control, format or surrogate.
 VISIBLE_FORMAT = {chr(c) for c in (*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD)}
@@ -56,6 +56,21 @@ def test_nothing_dangerous_comes_out(text: str) -> None:
     """No control but newline and tab, no format character, no surrogate; cleaning twice changes nothing."""
     out = clean(text)
     assert ([c for c in out if dangerous(c)], clean(out)) == ([], out)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    text=st.lists(st.sampled_from([*NASTY, "\r\n", "\u0301"]), max_size=30).map("".join),
+    sizes=st.lists(st.integers(0, 5), min_size=1),
+)
+def test_pieces_are_cleaned_as_the_whole(text: str, sizes: list[int]) -> None:
+    """Wherever a long text is cut: between CR and LF, and within a pile of marks."""
+    cut, at, turn = [], 0, 0
+    while at < len(text):
+        size = sizes[turn % len(sizes)] or (turn % 2)
+        cut.append(text[at : at + size])
+        at, turn = at + size, turn + 1
+    assert "".join(clean_pieces(cut)) == clean(text)
 
 
 def test_a_hundred_thousand_random_strings() -> None:

@@ -58,10 +58,15 @@ def write(folder: Path, name: str, data: bytes, mode: int = 0o644) -> Doc:
 
 @asynccontextmanager
 async def opened(
-    docs: list[Doc], *, engine: Engine | None = None, options: SandboxOptions | None = None, folder: Path | None = None
+    docs: list[Doc],
+    *,
+    engine: Engine | None = None,
+    options: SandboxOptions | None = None,
+    folder: Path | None = None,
+    text_limit: int = 8 * MIB,
 ) -> AsyncIterator[DockerSandbox]:
     """A sandbox with `docs` attached, closed whatever happens."""
-    sandbox = DockerSandbox(options or SandboxOptions(), engine=engine, folder=folder)
+    sandbox = DockerSandbox(options or SandboxOptions(), engine=engine, folder=folder, text_limit=text_limit)
     try:
         await sandbox.open(docs, NoModels())
         yield sandbox
@@ -329,45 +334,6 @@ def test_a_private_file_of_the_users_can_be_read(tmp_path: Path, image: Image) -
 
     run(test())
     assert secret.path.stat().st_mode & 0o777 == 0o600
-
-
-class Elsewhere(Engine):
-    """An engine on another machine: the same paths hold other files there."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self._source = source
-
-    def create(self, spec: ContainerSpec) -> str:
-        return super().create(replace(spec, binds=tuple((self._source, target) for _, target in spec.binds)))
-
-
-def test_an_engine_that_sees_another_file_is_refused(doc: Doc, tmp_path: Path, closing: Closing) -> None:
-    """Same path, same size, other bytes: the handshake tells, and no answer is given from the wrong file."""
-    other = write(tmp_path, "other", b"HELLO\n")
-
-    async def test() -> None:
-        sandbox = DockerSandbox(SandboxOptions(), engine=closing(Elsewhere(str(other.path))))
-        with pytest.raises(SandboxError, match="does not see the same files") as caught:
-            await sandbox.open([doc], NoModels())
-        await sandbox.close()
-        assert caught.value.code == "handshake"
-
-    run(test())
-
-
-def test_an_engine_that_lacks_the_path_is_refused(doc: Doc, tmp_path: Path, closing: Closing) -> None:
-    """Never an empty folder in the file's place, neither in the container nor on the engine's disk."""
-    absent = tmp_path / "absent"
-
-    async def test() -> None:
-        sandbox = DockerSandbox(SandboxOptions(), engine=closing(Elsewhere(str(absent))))
-        with pytest.raises(SandboxError) as caught:
-            await sandbox.open([doc], NoModels())
-        await sandbox.close()
-        assert (caught.value.code, absent.exists()) == ("mount_failed", False)
-
-    run(test())
 
 
 # -- nothing stays behind
@@ -641,3 +607,81 @@ def test_a_limit_the_engine_refuses_is_explained(engine: Engine, image: Image) -
     with pytest.raises(SandboxError) as caught:
         engine.create(ContainerSpec("rlm-test-greedy", image, Profile(cpus=100_000)))
     assert (caught.value.code, "sandbox.cpus" in caught.value.hint) == ("limit_refused", True)
+
+
+# -- a text larger than the memory
+
+
+@pytest.fixture
+def hollow(tmp_path: Path, image: Image) -> Doc:
+    """One line of 512 MiB that takes no room on the disk."""
+    doc = write(tmp_path, "hollow.txt", b"")
+    os.truncate(doc.path, 512 * MIB)
+    return replace(doc, size=512 * MIB)
+
+
+def test_a_cell_that_takes_too_much_keeps_its_variables(hollow: Doc) -> None:
+    """It gets an error to learn from instead of losing the worker, which happens only where the guard is taken away."""
+
+    async def test() -> None:
+        async with opened([hollow], options=SandboxOptions(memory=128 * MIB)) as sandbox:
+            assert await printed(sandbox, "kept = 7; type(context).__name__") == "'Text'"
+            for greedy in ("x = list(context)", "''.join(context)", "sorted(context)", "x = bytearray(10**9)"):
+                result = await sandbox.execute(greedy, timeout=30)
+                assert (result.status, result.restarted) == ("error", "")
+                assert (
+                    "MemoryError\n[kernel] Out of memory (a cell may have 109 MB). Variables are kept." in result.error
+                )
+            result = await sandbox.execute("rows = []\nwhile True: rows.append(bytearray(2**20))", timeout=30)
+            assert "[kernel] The largest variables, which `del` would free: rows (list, " in result.error
+            assert await printed(sandbox, "rows[0] = 'x'; 50 < len(rows) < 110, kept") == "(True, 7)"
+            assert (await sandbox.execute("more = bytearray(2**26)", timeout=30)).status == "error"
+            assert (
+                await printed(sandbox, "del rows; more = [bytearray(2**20) for _ in range(64)]; len(more), kept")
+                == "(64, 7)"
+            )
+            unguarded = "import resource; resource.setrlimit(resource.RLIMIT_DATA, (-1, -1)); x = list(context)"
+            assert "memory" in (await sandbox.execute(unguarded, timeout=30)).restarted
+            assert (await sandbox.execute("kept", timeout=30)).error.endswith("NameError: name 'kept' is not defined")
+
+    run(test())
+
+
+def test_threads_and_children_work_in_little_memory(hollow: Doc) -> None:
+    """The guard leaves room for a pool of threads, forked workers and a subprocess."""
+
+    async def test() -> None:
+        async with opened([hollow], options=SandboxOptions(memory=128 * MIB)) as sandbox:
+            threads = "from concurrent.futures import ThreadPoolExecutor\nwith ThreadPoolExecutor(64) as pool:\n"
+            threads += (
+                "    print(sum(pool.map(lambda at: context.count('\\0', at, at + 2**16), range(0, 2**24, 2**16))))"
+            )
+            assert await printed(sandbox, threads) == str(2**24)
+            forks = "import multiprocessing\nwith multiprocessing.get_context('fork').Pool(4) as pool:\n"
+            assert await printed(sandbox, forks + "    print(pool.map(len, ['a', 'bc']))") == "[1, 2]"
+            child = "import subprocess, sys; subprocess.check_output([sys.executable, '-c', 'print(1 + 1)'])"
+            assert await printed(sandbox, child) == "b'2\\n'"
+
+    run(test())
+
+
+def test_one_line_that_is_larger_than_the_memory(hollow: Doc) -> None:
+    """Going through the lines gives it as a Text; everything that looks at parts works."""
+
+    async def test() -> None:
+        async with opened([hollow], options=SandboxOptions(memory=128 * MIB)) as sandbox:
+            lines = "[(type(line).__name__, len(line), line[-3:]) for line in context.splitlines()]"
+            assert await printed(sandbox, lines) == "[('Text', 536870912, '\\x00\\x00\\x00')]"
+            assert (
+                await printed(sandbox, "len(context), context.count('\\0'), context.find('a')")
+                == "(536870912, 536870912, -1)"
+            )
+            assert (
+                await printed(sandbox, "sum(map(len, chunks(context, 2**20))), grep('a')[:]")
+                == "(536870912, <0 matching lines>)"
+            )
+            assert await printed(sandbox, "context[2**28:][5:8], context[-1], context.split('b')[0][7]") == (
+                "('\\x00\\x00\\x00', '\\x00', '\\x00')"
+            )
+
+    run(test())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import rlm_cli
 from rlm_cli.sandbox.client import BootFacts
 from rlm_cli.sandbox.profile import Profile, environment, wrong_facts
 
@@ -62,3 +64,21 @@ def test_the_images_variables_are_taken_away_by_name() -> None:
     entries = environment(("PATH=/opt/bin:/bin", "PYTHON_VERSION=3.13", "LANG=de_DE", "HTTP_PROXY=http://u:p@h"))
     assert [e for e in entries if "=" in e] == ["PATH=/opt/bin:/bin", "HOME=/tmp", "LANG=C.UTF-8"]
     assert {"PYTHON_VERSION", "HTTP_PROXY", "https_proxy", "ALL_PROXY"} <= set(entries)
+
+
+def test_the_engine_is_never_asked_for_what_can_be_attacked_from_inside() -> None:
+    """exec, cp and archives into a container that ran model code, and privileges: not even spelled in our source."""
+    words = (
+        "exec_create",
+        "exec_run",
+        "put_archive",
+        "get_archive",
+        "privileged=",
+        "cap_add",
+        "docker cp",
+        "docker exec",
+    )
+    package = Path(rlm_cli.__file__).parent
+    sources = {path: path.read_text("utf-8") for path in package.rglob("*.py")}
+    assert len(sources) > 100
+    assert [(path.name, word) for path, text in sources.items() for word in words if word in text] == []

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm_cli.errors import InputError
-from rlm_cli.sandbox.staging import INLINE_INDEX, MAX_MOUNTS, Meter, Staged, copy_some, index_name, stage
+from rlm_cli.sandbox import staging
+from rlm_cli.sandbox.changes import Changes, changes_since
+from rlm_cli.sandbox.staging import (
+    INLINE_INDEX,
+    MAX_MOUNTS,
+    Meter,
+    Staged,
+    copy_some,
+    index_name,
+    may_read,
+    user_for,
+)
 
 
 @dataclass(frozen=True)
@@ -32,10 +46,26 @@ def write(folder: Path, name: str, data: bytes, mode: int = 0o644) -> Doc:
     return Doc(name, path, len(data))
 
 
+made: list[Staged] = []
+
+
+def stage(*args: Any, **options: Any) -> Staged:
+    """`staging.stage`, whose copies are removed after the test."""
+    made.append(staging.stage(*args, **options))
+    return made[-1]
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays() -> Iterator[None]:
+    yield
+    while made:
+        made.pop().remove()
+
+
 def read_back(staged: Staged) -> dict[str, bytes]:
     """What a kernel would find: each document's bytes by its name, through the index and the mounted files."""
     sources = {bind.file: Path(bind.source) for bind in staged.binds}
-    index = sources[staged.index_file].read_bytes() if staged.index_file else staged.index
+    index = sources[staged.index_file.removeprefix("/in/")].read_bytes() if staged.index_file else staged.index
     assert index is not None
     found = {}
     for line in index.splitlines():
@@ -63,19 +93,80 @@ def test_many_files_are_packed_into_one(tmp_path: Path, count: int) -> None:
     assert staged.folder is None or not staged.folder.exists()
 
 
-def test_a_private_file_is_copied_where_the_kernel_may_read_it(tmp_path: Path) -> None:
-    """A 0600 file is packed: readable by the kernel's user through the mount, in a folder that only we may enter."""
-    staged = stage([write(tmp_path, "secret.txt", b"only mine", 0o600)], tmp_path)
-    assert staged.folder is not None
-    modes = [staged.folder.stat().st_mode & 0o777, Path(staged.binds[0].source).stat().st_mode & 0o777]
-    assert (modes, read_back(staged)) == ([0o700, 0o644], {"secret.txt": b"only mine"})
+def test_a_private_file_is_copied_where_no_user_but_root_may_read_it(tmp_path: Path) -> None:
+    """Two files of two groups, for group members only: a copy that the kernel's user may read through the mount, in a
+    folder that only we may enter. A single one of ours needs none, unless we are root."""
+    secret = write(tmp_path, "secret.txt", b"only mine", 0o600)
+    staged = stage([secret], None)
+    if os.geteuid():
+        assert (staged.folder, staged.user) == (None, f"{os.geteuid()}:65534")
+    else:
+        assert staged.folder is not None
+        modes = [staged.folder.stat().st_mode & 0o777, Path(staged.binds[0].source).stat().st_mode & 0o777]
+        assert modes == [0o700, 0o644]
+    assert (read_back(staged), secret.path.stat().st_mode & 0o777) == ({"secret.txt": b"only mine"}, 0o600)
+    staged.remove()
+
+
+def test_what_we_spooled_ourselves_is_lent_and_not_copied(tmp_path: Path) -> None:
+    """A pipe kept in our private folder is mounted as it is; it is readable for others only while nobody else can get
+    to it, and private again afterwards. In a folder that others may enter, nothing is lent."""
+    folder = tmp_path / "run"
+    folder.mkdir(mode=0o700)
+    spooled = write(folder, "stdin", b"piped", 0o600)
+    staged = stage([spooled], folder)
+    during = spooled.path.stat().st_mode & 0o777
+    staged.remove()
+    assert (staged.folder, staged.user, during, spooled.path.stat().st_mode & 0o777) == (
+        None,
+        "65534:65534",
+        0o644,
+        0o600,
+    )
+    folder.chmod(0o755)
+    stage([spooled], folder).remove()
+    assert spooled.path.stat().st_mode & 0o777 == 0o600
+
+
+def facts(mode: int, uid: int, gid: int) -> os.stat_result:
+    return os.stat_result((0o100000 | mode, 1, 1, 1, uid, gid, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("files", "user"),
+    [
+        ([], "65534:65534"),
+        ([(0o644, 0, 0), (0o604, 1000, 1000)], "65534:65534"),
+        ([(0o640, 104, 4)], "65534:4"),
+        ([(0o600, 1000, 1000), (0o644, 0, 0)], "1000:65534"),
+        ([(0o600, 1000, 1000), (0o640, 1000, 4)], "1000:65534"),
+        ([(0o600, 1000, 1000), (0o600, 1001, 1001)], None),
+        ([(0o600, 0, 0)], None),
+        ([(0o640, 0, 0)], None),
+    ],
+)
+def test_the_least_user_who_may_read_everything(files: list[tuple[int, int, int]], user: str | None) -> None:
+    """Nobody where that is enough, nobody in the files' group (system logs), else their owner; never root."""
+    assert user_for([facts(*file) for file in files]) == user
+
+
+@given(st.lists(st.tuples(st.integers(0, 0o777), st.integers(0, 3), st.integers(0, 3)), max_size=5))
+def test_the_chosen_user_is_never_root_and_may_read(files: list[tuple[int, int, int]]) -> None:
+    """For any modes and owners."""
+    found = [facts(*file) for file in files]
+    user = user_for(found)
+    if user is not None:
+        uid, gid = map(int, user.split(":"))
+        assert uid > 0
+        assert gid > 0
+        assert all(may_read(uid, gid, file) for file in found)
 
 
 def test_nothing_but_empty_documents_can_be_packed(tmp_path: Path) -> None:
     """Zero bytes in all is a valid pack with a valid proof."""
-    docs = [write(tmp_path, f"{n}", b"", 0o600) for n in range(3)]
+    docs = [write(tmp_path, f"{n}", b"") for n in range(MAX_MOUNTS + 1)]
     staged = stage(docs, tmp_path)
-    assert read_back(staged) == {"0": b"", "1": b"", "2": b""}
+    assert set(read_back(staged).values()) == {b""}
     assert staged.proof == (("pack", 0, blake2b(b"", digest_size=16).hexdigest()),)
 
 
@@ -85,26 +176,36 @@ def test_a_large_index_is_a_mounted_file(tmp_path: Path) -> None:
     shared = write(tmp_path, "data", b"0123456789")
     docs = [Doc(f"{name}{n}", shared.path, 10) for n in range(INLINE_INDEX // 200)]
     staged = stage(docs, tmp_path)
-    assert (staged.index, staged.index_file, [b.file for b in staged.binds]) == (None, "index", ["pack", "index"])
+    assert (staged.index, staged.index_file, [b.file for b in staged.binds]) == (None, "/in/index", ["pack", "index"])
     assert set(read_back(staged).values()) == {b"0123456789"}
 
 
-def test_the_proof_is_over_both_ends(tmp_path: Path) -> None:
-    """blake2b-128 of the first and the last 64 KiB, as docs/PROTOCOL.md says."""
-    data = os.urandom(300_000)
+def test_the_proof_is_of_ten_samples(tmp_path: Path) -> None:
+    """blake2b-128 of both ends and eight pieces between them, as docs/PROTOCOL.md says; a byte in any of them tells."""
+    data = os.urandom(5_000_000)
     staged = stage([write(tmp_path, "big", data)], tmp_path)
-    expected = blake2b(data[: 1 << 16] + data[-(1 << 16) :], digest_size=16).hexdigest()
+    starts = [(len(data) - (1 << 16)) * n // 9 for n in range(10)]
+    expected = blake2b(b"".join(data[at : at + (1 << 16)] for at in starts), digest_size=16).hexdigest()
     assert staged.proof == (("0", len(data), expected),)
 
 
-@pytest.mark.parametrize(("listed", "verb"), [(3, "grew"), (9, "shrank")])
-@pytest.mark.parametrize("mode", [0o644, 0o600])
-def test_a_document_that_changed_is_refused_by_name(tmp_path: Path, listed: int, verb: str, mode: int) -> None:
-    """Never an answer from half a file: growing and shrinking are errors that name the document, copied or not."""
-    written = write(tmp_path, "moving.log", b"12345", mode)
-    with pytest.raises(InputError, match=rf"moving\.log {verb}") as caught:
-        stage([Doc("moving.log", written.path, listed)], tmp_path)
+@pytest.mark.parametrize("count", [1, MAX_MOUNTS + 1])
+def test_a_document_that_shrank_is_refused_by_name(tmp_path: Path, count: int) -> None:
+    """Never an answer from half a file, mounted or copied."""
+    docs = [write(tmp_path, f"{n}.log", b"12345") for n in range(count)]
+    with pytest.raises(InputError, match=r"0\.log shrank") as caught:
+        stage([replace(docs[0], size=9), *docs[1:]], tmp_path)
     assert (caught.value.code, list(tmp_path.glob("rlm-stage-*"))) == ("input_changed", [])
+
+
+@pytest.mark.parametrize("count", [1, MAX_MOUNTS + 1])
+def test_a_log_that_grew_is_read_as_far_as_it_was_listed(tmp_path: Path, count: int) -> None:
+    """A log is being written while somebody asks about it: no reason to refuse, and the person is told."""
+    docs = [write(tmp_path, f"{n}.log", b"12345") for n in range(count)]
+    staged = stage([replace(docs[0], size=3), *docs[1:]], tmp_path)
+    changes = staged.changes + changes_since(staged.seen)
+    assert (read_back(staged)["0.log"], changes) == (b"123", Changes(grown=("0.log",)))
+    staged.remove()
 
 
 def test_special_files_are_refused_without_hanging(tmp_path: Path) -> None:
@@ -123,22 +224,39 @@ def test_two_documents_of_one_name_are_refused(tmp_path: Path) -> None:
 
 def test_an_interrupted_copy_leaves_nothing(tmp_path: Path) -> None:
     """Ctrl-C while packing removes the half-made copy."""
-    doc = write(tmp_path, "private", b"x" * 1000, 0o600)
+    docs = [write(tmp_path, f"{n}", b"x" * 1000) for n in range(MAX_MOUNTS + 1)]
     with pytest.raises(InputError, match="interrupted"):
-        stage([doc], tmp_path, cancelled=lambda: True)
+        stage(docs, tmp_path, cancelled=lambda: True)
     assert list(tmp_path.glob("rlm-stage-*")) == []
+
+
+def test_a_full_disk_is_said_in_words(tmp_path: Path) -> None:
+    """Not a traceback: where there was no room, and nothing of the copy is left."""
+    docs = [write(tmp_path, f"{n}", b"x" * 1000) for n in range(MAX_MOUNTS + 1)]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(InputError, match=f"could not be copied to {tmp_path}") as caught:
+            stage(docs, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (caught.value.code, list(tmp_path.glob("rlm-stage-*"))) == ("disk", [])
 
 
 def test_a_long_copy_reports_how_far_it_is(tmp_path: Path) -> None:
     """Bytes copied of all bytes; a copy that is over in a moment says nothing."""
     docs = [write(tmp_path, "a", b"12345"), write(tmp_path, "b", b"123")]
-    long: list[tuple[int, int]] = []
-    meter = Meter(docs, lambda *far: long.append(far), after=0, every=0)
+    long: list[tuple[str, int, int]] = []
+    meter = Meter("packing", docs, lambda *far: long.append(far), after=0, every=0)
     meter.add(5)
     meter.add(3)
-    short: list[tuple[int, int]] = []
-    stage([*docs, write(tmp_path, "c", b"", 0o600)], tmp_path, on_progress=lambda *far: short.append(far))
-    assert (long, short) == ([(5, 8), (8, 8)], [])
+    short: list[tuple[str, int, int]] = []
+    stage(
+        [write(tmp_path, f"{n}", b"1") for n in range(MAX_MOUNTS + 1)],
+        tmp_path,
+        on_progress=lambda *far: short.append(far),
+    )
+    assert (long, short) == ([("packing", 5, 8), ("packing", 8, 8)], [])
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its file systems refuse names that are not UTF-8")

@@ -16,7 +16,7 @@ import tempfile
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -34,11 +34,13 @@ from rlm_cli.sources.compressed import (
     MissingDecoderError,
     decompressed,
     kind_of,
+    raw_lzma,
     says_packed,
     without_suffix,
     zstd_decoder,
 )
 from rlm_cli.sources.gather import collect
+from rlm_cli.sources.receive import Received
 from rlm_cli.sources.summary import summary_line
 from rlm_cli.sources.walk import VERSION_CONTROL
 
@@ -120,7 +122,7 @@ def test_a_compressed_file_is_a_document_named_without_its_suffix(here: Path, sp
     walked, named = collect(["t"], spool=spool), collect([f"t/logs/app.log{suffix.upper()}"], spool=spool / "other")
     assert (contents(walked), contents(named)) == ({"logs/app.log": expected}, {"app.log": expected})
     document = walked.documents[0]
-    assert (document.origin, document.kept) == ("archive", here.resolve() / f"t/logs/app.log{suffix.upper()}")
+    assert (document.origin, document.kept) == ("archive", str(here.resolve() / f"t/logs/app.log{suffix.upper()}"))
     assert summary_line(walked, ["t"]).startswith("1 file · ")
 
 
@@ -368,7 +370,7 @@ def test_links_devices_and_names_that_point_outside(here: Path, spool: Path) -> 
 
 
 def test_zip_links_encryption_and_methods(here: Path, spool: Path) -> None:
-    """A symbolic link, an encrypted entry and one that cannot be read in bounded memory are left out, each by name."""
+    """A symbolic link, an encrypted entry and one in a method that we do not know are left out, each by name."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as made:
         link = zipfile.ZipInfo("link")
@@ -376,24 +378,51 @@ def test_zip_links_encryption_and_methods(here: Path, spool: Path) -> None:
         made.writestr(link, "/etc/passwd")
         made.writestr("a.txt", "a")
         made.writestr(zipfile.ZipInfo("bz"), "b" * 100, zipfile.ZIP_BZIP2)
+        made.writestr("odd", "o")
         made.writestr("secret", "s")
     packed = bytearray(out.getvalue())
+    packed[packed.rindex(b"PK\x01\x02", 0, packed.rindex(b"PK\x01\x02")) + 10] = 98
     for mark, flags in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
         at = packed.rindex(mark)
         packed[at + flags] |= 1
     plant(here / "t", {"x.zip": bytes(packed)})
     corpus = collect(["t"], spool=spool)
-    assert contents(corpus) == {"x.zip/a.txt": b"a"}
+    assert contents(corpus) == {"x.zip/a.txt": b"a", "x.zip/bz": b"b" * 100}
     assert reasons(corpus) == [
-        ("t/x.zip/bz", "unreadable", "compression method 12 inside a zip: unpack it first"),
         ("t/x.zip/link", "special", "a symbolic link"),
+        ("t/x.zip/odd", "unreadable", "compression method 98 inside a zip: unpack it first"),
         ("t/x.zip/secret", "unreadable", "encryption: unpack it first, with its password"),
     ]
 
 
-def test_one_level_of_archives_is_opened(here: Path, spool: Path) -> None:
-    """Compressed files in an archive are (log bundles are made of them); archives in it are binary. Damage to one
-    entry's own compression costs that entry."""
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_every_method_of_a_zip(here: Path, spool: Path, method: int) -> None:
+    """Whole, also when it is empty or larger than a piece; a bit that fell over is damage, not text."""
+    files = {"empty": b"", "small": b"x", "large": LINES * 500, "noise": os.urandom(300_000).hex().encode()}
+    packed = zipped(files, method=method)
+    plant(
+        here,
+        {"x.zip": packed, "bad.zip": packed[:5000] + bytes(byte ^ 1 for byte in packed[5000:5008]) + packed[5008:]},
+    )
+    assert contents(collect(["x.zip"], spool=spool)) == files
+    assert failed("bad.zip", spool=fresh(spool)).code == "unreadable"
+
+
+@given(st.binary(max_size=3000), st.integers(0, 4), st.integers(0, 4), st.integers(0, 4), st.binary(max_size=40))
+def test_lzma_in_a_zip(data: bytes, lc: int, lp: int, pb: int, noise: bytes) -> None:
+    """Any properties the format allows give the bytes back; noise gives damage, and nothing else."""
+    if lc + lp <= 4:
+        filters = [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 16, "lc": lc, "lp": lp, "pb": pb}]
+        raw = io.BytesIO(lzma.compress(data, lzma.FORMAT_RAW, filters=filters))
+        properties = struct.pack("<BI", (pb * 5 + lp) * 9 + lc, 1 << 16)
+        assert b"".join(raw_lzma(raw.read, properties, len(data))) == data
+    with suppress(DamagedError):
+        b"".join(raw_lzma(io.BytesIO(noise[5:]).read, noise[:5], 100))
+
+
+def test_archives_in_archives_are_opened(here: Path, spool: Path) -> None:
+    """So are compressed files in them (log bundles are made of both). Damage to one entry's own compression costs that
+    entry."""
     gz = PACKERS[".gz"]
     inner = {
         "app.log.gz": gz(LINES),
@@ -408,11 +437,54 @@ def test_one_level_of_archives_is_opened(here: Path, spool: Path) -> None:
     plant(here / "t", {"x.zip": zipped(inner), "y.tar.gz": gz(tarred(inner))})
     corpus = collect(["t"], spool=spool)
     read = {"app.log": LINES, "b.log": b"b", "b.log.gz": b"2", "last": b"l"}
+    read |= {f"in.{kind}/x": b"x" for kind in ("tar", "tgz", "zip")}
     assert contents(corpus) == {f"{top}/{name}": read[name] for top in ("x.zip", "y.tar.gz") for name in read}
-    assert reasons(corpus)[:4] == [
-        ("t/x.zip/bad.gz", "unreadable", "it ends in the middle"),
-        *((f"t/x.zip/in.{kind}", "binary", "an archive inside an archive") for kind in ("tar", "tgz", "zip")),
+    assert reasons(corpus) == [
+        (f"t/{top}/bad.gz", "unreadable", "it ends in the middle") for top in ("x.zip", "y.tar.gz")
     ]
+
+
+def test_nests_have_a_depth_and_share_the_limits(here: Path, spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three deep and no deeper, by name; what is damaged inside costs itself alone, and leaves nothing behind; entries
+    and the ratio are counted over the whole nest."""
+    nest = zipped({"deep.txt": b"4"})
+    for level in (3, 2, 1):
+        nest = zipped({f"in{level}.zip": nest, f"{level}.txt": b"x", f".h{level}": b"h"})
+    bad = zipped({"one": b"1" * 2000, "two": b"2" * 2000}, method=zipfile.ZIP_STORED)
+    plant(
+        here,
+        {
+            "n.zip": nest,
+            "d.zip": zipped({"bad.zip": bad[:3000] + b"?" + bad[3001:], "good": b"g", "bad.zip/one": b"1"}),
+        },
+    )
+    corpus = collect(["n.zip"], spool=spool)
+    assert contents(corpus) == {"1.txt": b"x", "in1.zip/2.txt": b"x", "in1.zip/in2.zip/3.txt": b"x"}
+    assert reasons(corpus) == [
+        ("n.zip/.h1", "hidden", ""),
+        ("n.zip/in1.zip/.h2", "hidden", ""),
+        ("n.zip/in1.zip/in2.zip/.h3", "hidden", ""),
+        ("n.zip/in1.zip/in2.zip/in3.zip", "too_large", "archives are opened 3 deep: unpack it first"),
+    ]
+    chosen = collect(["n.zip"], SourceOptions(globs=("3.txt",)), spool=fresh(spool))
+    assert contents(chosen) == {"in1.zip/in2.zip/3.txt": b"x"}
+    damaged = collect(["d.zip"], spool=fresh(spool))
+    assert (contents(damaged), [skip[:2] for skip in reasons(damaged)]) == (
+        {"good": b"g", "bad.zip/one": b"1"},
+        [("d.zip/bad.zip", "unreadable")],
+    )
+    assert sum(path.is_file() for path in fresh_files(damaged)) == 2
+    many = zipped({"a.zip": zipped(dict.fromkeys("abc", b"x")), "b.zip": zipped(dict.fromkeys("abc", b"x"))})
+    plant(here, {"m.zip": many})
+    monkeypatch.setattr(opening, "MOST_ENTRIES", 7)
+    assert failed("m.zip", spool=fresh(spool)).code == "archive_refused"
+    monkeypatch.setattr(opening, "MOST_ENTRIES", 8)
+    assert len(collect(["m.zip"], spool=fresh(spool)).documents) == 6
+
+
+def fresh_files(corpus: Corpus) -> Iterator[Path]:
+    """What lies where the documents of the corpus do."""
+    return corpus.documents[0].path.parent.iterdir()
 
 
 @pytest.mark.parametrize("name", ["a.gz", "a.bz2", "a.xz", "a.lzma", "a.zip", "a.tar", "a.tar.gz", "b.tar"])
@@ -511,13 +583,17 @@ def test_ten_thousand_entries(here: Path, spool: Path) -> None:
 def test_max_input_counts_what_comes_out(here: Path, spool: Path) -> None:
     """Plain files, stdin and unpacked bytes together, to the byte; more is an error, in a folder too, before it is on
     the disk; what is left out does not count."""
-    stdin = Document("stdin", here / "in", 5, origin="stdin", sha256="00")
+    stdin = Document("stdin", str(here / "in"), 5, origin="stdin", sha256="00")
     packed = zipped({"1": b"y" * 500, "bin": b"\0" * 9000})
     plant(here, {"t/a.gz": gzip.compress(b"x" * 3000), "t/b.zip": packed, "t/c": "z" * 10, "in": "stdin"})
-    corpus = collect(["t", "-"], SourceOptions(max_input=3515), stdin=stdin, spool=spool)
+    corpus = collect(
+        ["t", "-"], SourceOptions(max_input=3515), received=[Received("-", stdin, ("stdin",))], spool=spool
+    )
     assert corpus.facts.bytes == 3515
     with pytest.raises(InputError) as caught:
-        collect(["t", "-"], SourceOptions(max_input=3514), stdin=stdin, spool=fresh(spool))
+        collect(
+            ["t", "-"], SourceOptions(max_input=3514), received=[Received("-", stdin, ("stdin",))], spool=fresh(spool)
+        )
     assert (caught.value.code, "b.zip" in caught.value.message) == ("over_max_input", True)
     error = failed("t", spool=fresh(spool), options=SourceOptions(max_input=9))
     assert (error.code, "the largest: c (10 B)" in error.message) == ("over_max_input", True)

@@ -108,7 +108,7 @@ def test_the_rows_that_run() -> None:
         (["readme", "q?"], {}, 8, "'readme'", "did you mean 'README'?"),
         (["zzzz/q", "q?"], {}, 8, "'zzzz/q'", "ls zzzz"),
         (["*.gz", "q?"], {}, 8, "no file matches '*.gz'", "ls ."),
-        (["https://x.org/y", "q?"], {}, 8, "not URLs", 'curl -fsSL https://x.org/y | rlm ask - "q?"'),
+        (["https://u:pw@x.org/y?token=1", "a.lgo", "q?"], {}, 8, "'a.lgo'", '"https://x.org/y?token=…" a.log "q?"'),
         (["-", "-"], {"piped": True}, 2, "both the question and a source", "rlm ask - QUESTION"),
         (["-"], {"file": "-", "piped": True}, 2, "both the question and a source", "QUESTION"),
         (["-", "-", "q?"], {"piped": True}, 2, "'-' is given twice", "leave one"),

@@ -200,7 +200,7 @@ def test_documents_in_archives_are_converted(tmp_path: Path, spool: Path) -> Non
     corpus = read(folder, spool)
     assert texts(corpus) == {"all.zip/x/a.pdf": "--- page 1 ---\ninside\n", "all.zip/b.txt": "text\n"}
     assert {d.name: d.origin for d in corpus.documents}["all.zip/x/a.pdf"] == "converted"
-    assert all(document.kept == folder / "all.zip" for document in corpus.documents)
+    assert all(document.kept == str(folder / "all.zip") for document in corpus.documents)
     assert [skip.reason for skip in corpus.skips] == ["binary"]
 
 
@@ -543,4 +543,4 @@ def test_documents_say_where_they_come_from(tmp_path: Path, spool: Path) -> None
     folder = plant(tmp_path / "in", {"a.pdf": pdf(["a"])})
     (document,) = read(folder, spool).documents
     assert isinstance(document, Document) and document.origin == "converted"
-    assert document.kept == folder / "a.pdf" and document.path.is_relative_to(spool / FOLDER)
+    assert document.kept == str(folder / "a.pdf") and document.path.is_relative_to(spool / FOLDER)

@@ -17,6 +17,7 @@ from rlm_cli.errors import ExitCode, InputError
 from rlm_cli.sources import DEFAULT_OPTIONS, Corpus, Document, Skip, SourceOptions
 from rlm_cli.sources.gather import collect
 from rlm_cli.sources.git import explain
+from rlm_cli.sources.receive import Received
 from rlm_cli.sources.summary import summary_line
 
 from .conftest import Git, plant
@@ -416,11 +417,11 @@ def test_names_are_relative_to_the_source(here: Path) -> None:
     """One source: paths below it. Several: the source's own name in front. Clashes: more of the path."""
     tree = {"logs/x/y.log": "1", "app.log": "1", "a/z.log": "1", "b/z.log": "1", "c/logs/x/y.log": "1"}
     plant(here, tree)
-    spooled = plant(here, {"spool/stdin": "in"}) / "spool/stdin"
-    stdin = Document("stdin", spooled, 2, origin="stdin", sha256="00")
+    spooled = plant(here, {"spool/stdin": "file", "in": "in"}) / "in"
+    stdin = Document("stdin", str(spooled), 2, origin="stdin", sha256="00")
 
     def read(*sources: str) -> list[str]:
-        return names(collect(sources, stdin=stdin if "-" in sources else None))
+        return names(collect(sources, received=[Received("-", stdin, ("stdin",))] if "-" in sources else []))
 
     assert [
         read("logs/"),
@@ -474,12 +475,14 @@ def test_facts_and_manifest(here: Path) -> None:
     assert collect(["t"]).facts.manifest_sha256 != first.manifest_sha256
     os.utime(here / "t/a", ns=(0, 1))
     assert collect(["t"]).facts == first
-    stdin = Document("stdin", here / "t/a", 4000, origin="stdin", sha256="aa")
-    other = Document("stdin", here / "t/a", 4000, origin="stdin", sha256="bb")
-    piped = [collect(["-"], stdin=document).facts.manifest_sha256 for document in (stdin, other, stdin)]
+    plant(here, {"in": "x" * 4000})
+    stdin = Document("stdin", str(here / "in"), 4000, origin="stdin", sha256="aa")
+    other = Document("stdin", str(here / "in"), 4000, origin="stdin", sha256="bb")
+    received = [[Received("-", document, ("stdin",))] for document in (stdin, other, stdin)]
+    piped = [collect(["-"], received=each).facts.manifest_sha256 for each in received]
     assert (piped[0] == piped[2], piped[0] != piped[1]) == (True, True)
     line = "2 files and stdin · 8.0 kB · ~2.0 k tokens"
-    assert summary_line(collect(["-", "t"], stdin=stdin), ["-", "t"]) == line
+    assert summary_line(collect(["-", "t"], received=[Received("-", stdin, ("stdin",))]), ["-", "t"]) == line
 
 
 def test_over_the_limit_names_the_largest(here: Path) -> None:
@@ -514,7 +517,7 @@ def test_nothing_left_says_what_took_it(here: Path, git: Git) -> None:
 def test_missing_sources(here: Path) -> None:
     """The same words as on the command line of `ask`: near names, globs that match nothing, URLs."""
     plant(here, {"app.log": "x"})
-    assert [failed(word).code for word in ("ap.log", "*.gz", "https://x.org")] == ["not_found", "not_found", "url"]
+    assert [failed(word).code for word in ("ap.log", "*.gz", "https://x.org")] == ["not_found", "not_found", "no_files"]
 
 
 def test_many_files_and_progress(here: Path, git: Git) -> None:

@@ -54,7 +54,7 @@ def opened(path: str, flags: int = os.O_RDONLY) -> Iterator[int]:
 
 def document(directory: Path, data: bytes) -> Document:
     digest = hashlib.sha256(data).hexdigest()
-    return Document("stdin", directory.resolve() / "stdin", len(data), origin="stdin", sha256=digest)
+    return Document("stdin", str(directory.resolve() / "stdin"), len(data), origin="stdin", sha256=digest)
 
 
 def test_kinds_are_told_by_fstat(tmp_path: Path) -> None:

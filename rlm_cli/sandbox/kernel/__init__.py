@@ -51,8 +51,12 @@ class _Sources:
 
 
 def boot(sources: dict[str, str]) -> None:
-    """Import the kernel from `sources` (module name -> text) and run its supervisor. Never returns."""
+    """Import the kernel from `sources` (module name -> text) and run its supervisor. Never returns.
+
+    The text under no name says where blobs go that the host will stream before anything runs; without it none come.
+    """
+    place = sources.pop("", "")
     sys.meta_path.insert(0, _Sources(__name__, sources))
     from .supervisor import main
 
-    main()
+    main(place)

@@ -1,60 +1,59 @@
-"""FINAL and its other spellings: a value -> the bytes of the answer, sent in pieces."""
+"""FINAL and its other spellings: a value -> the bytes of the answer, sent in parts."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from threading import Lock
+from threading import Lock, get_ident
 
 from . import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
+    from .answer_pieces import Pieces
     from .link import Link
 
-_encoder = json.JSONEncoder(ensure_ascii=False, indent=2, allow_nan=False, default=lambda value: plain(value))
-TEXT_SLICE = wire.PART_MAX // 4
-"""Characters whose UTF-8 fits in one piece."""
+_ident = get_ident
 
 
-def plain(value: Any) -> Any:
-    """Sets, generators, sequences and the like as lists; what has no JSON form as text."""
-    if isinstance(value, (set, frozenset)):
-        try:
-            return sorted(value)
-        except TypeError:
-            return list(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, (Iterator, Sequence, type({}.keys()), type({}.values()), type({}.items()))):
-        return list(value)
-    return str(value)
+def parts(pieces: Pieces) -> Iterator[tuple[str, bytes | memoryview]]:
+    """Pieces joined or cut to parts of at most 1 MiB, each as large as it can be without a copy of what is large
+    already. (kind, bytes); at least one."""
+    kind, size = "text", 0
+    small: list[bytes | memoryview] = []
+    for kind, piece in pieces:
+        if small and size + len(piece) > wire.PART_MAX:
+            yield kind, b"".join(small)
+            small, size = [], 0
+        for at in range(0, len(piece) - wire.PART_MAX, wire.PART_MAX):
+            yield kind, piece[at : at + wire.PART_MAX]
+        piece = piece[-(len(piece) % wire.PART_MAX or wire.PART_MAX) :]
+        small.append(piece)
+        size += len(piece)
+    yield kind, small[0] if len(small) == 1 else b"".join(small)
 
 
-def serialise(value: Any) -> tuple[str, str | bytes]:
-    """(kind, content): "text" for str, "bytes" for bytes, "json" for what JSON can hold; else str() as text."""
-    if isinstance(value, str):
-        return "text", value
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return "bytes", bytes(value)
-    if not isinstance(value, (int, float, list, tuple, dict, type(None))):
-        value = plain(value)
-        if isinstance(value, str):
-            return "text", value
+def as_sent(value: Any) -> Iterator[tuple[str, bytes | memoryview, bool]]:
+    """(kind, bytes, whether it is the last) of each part of an answer.
+
+    What has no JSON form is text, as long as that shows before the first part is gone; afterwards it is an error.
+    """
+    from .answer_pieces import can_be_json, pieces, text_pieces
+
     try:
-        return "json", _encoder.encode(value)
+        found = parts(pieces(value))
+        part = next(found)
+        following = next(found, None)
     except (TypeError, ValueError, RecursionError):  # keys that are no str, NaN, a cycle
-        return "text", str(value)
-
-
-def parts(content: str | bytes) -> Iterator[bytes]:
-    """The content's bytes in pieces of at most 1 MiB; one empty piece when there is nothing."""
-    step = TEXT_SLICE if isinstance(content, str) else wire.PART_MAX
-    for start in range(0, len(content) or 1, step):
-        piece = content[start : start + step]
-        yield piece.encode("utf-8", "replace") if isinstance(piece, str) else piece
+        if not can_be_json(value):
+            raise
+        found = parts(text_pieces(str(value)))
+        part, following = next(found), next(found, None)
+    while following is not None:
+        yield (*part, False)
+        part, following = following, next(found, None)
+    yield (*part, True)
 
 
 class Answers:
@@ -62,24 +61,24 @@ class Answers:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._lock = Lock()  # the pieces of two answers must not mix
+        self._lock = Lock()  # the parts of two answers must not mix
+        self._sender = 0
         self.cell = 0
 
     def submit(self, value: Any) -> None:
-        """Send `value` as the answer of this run."""
+        """Send `value` as the answer of this run. When reading or writing it fails, nothing of it counts."""
         if not self._link.is_ours():
             raise RuntimeError("FINAL does not work in other processes; return the value and submit it in the cell")
-        kind, content = serialise(value)
+        if self._sender == _ident():
+            raise RuntimeError("FINAL was called by what is being submitted")
         with self._lock:
-            pieces = parts(content)
-            piece = next(pieces)
-            for number in range(len(content) + 1):
-                following = next(pieces, None)
-                fields = {"op": "answer", "cell": self.cell, "kind": kind, "part": number, "last": following is None}
-                self._link.send(fields, piece)
-                if following is None:
-                    return
-                piece = following
+            self._sender = _ident()
+            try:
+                for number, (kind, part, last) in enumerate(as_sent(value)):
+                    fields = {"op": "answer", "cell": self.cell, "kind": kind, "part": number, "last": last}
+                    self._link.send(fields, part)
+            finally:
+                self._sender = 0
 
 
 class Answer(dict):  # type: ignore[type-arg]  # what the paper's prompt calls `answer`

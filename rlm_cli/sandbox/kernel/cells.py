@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .interrupts import Interrupts
+    from .memory import Guard
 
 _compile = compile
 _eval = eval
@@ -82,8 +83,9 @@ class Loop:
 class Cells:
     """Runs cells one after the other in one namespace."""
 
-    def __init__(self, interrupts: Interrupts) -> None:
+    def __init__(self, interrupts: Interrupts, guard: Guard) -> None:
         self._interrupts = interrupts
+        self._guard = guard
         self.main = new_main()
         self.namespace = self.main.__dict__
 
@@ -92,20 +94,28 @@ class Cells:
         sys.modules["__main__"] = self.main
         try:
             try:
+                self._guard.arm()
                 self._interrupts.arm()
                 self._run(f"<cell {number}>", source)
             finally:
                 self._interrupts.disarm()
+                self._guard.disarm()
         except SystemExit as error:
             if error.code not in (None, 0):
                 return self._status("error"), format_error(error)
             sys.stderr.write("[kernel] the cell ended itself with exit(); the variables live on\n")
         except BaseException as error:
-            return self._status("error"), format_error(error)
+            return self._status("error"), format_error(error) + self._advice(error)
         return self._status("ok"), SWALLOWED if self._interrupts.count else ""
+
+    def _advice(self, error: BaseException) -> str:
+        from .advice import advice
+
+        return advice(error, self.namespace, self._guard.most)
 
     def _status(self, status: str) -> str:
         self._interrupts.disarm()  # once more: a KeyboardInterrupt may have come before the first
+        self._guard.disarm()
         return "interrupted" if self._interrupts.count else status
 
     def _run(self, name: str, source: str) -> None:

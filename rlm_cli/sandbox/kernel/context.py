@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from array import array
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import ItemsView, Mapping, Sequence, ValuesView
 from fnmatch import fnmatchcase
+from itertools import islice
 from threading import Lock
 
 from . import wire
 from .decoding import decode
 from .encoded import Encoded
-from .search import Hits, grep
+from .search import Hits, grep, grep_count
 from .text import Text
 
 TYPE_CHECKING = False
@@ -22,10 +24,17 @@ if TYPE_CHECKING:
 
 ROOT = "/in"
 OPEN_FILES = 32
+PARSED = 4096
+"""Lines of the index that are parsed at once."""
+ENTRY_BYTES = 200
+"""What a cached document costs besides its text."""
 CACHE_BYTES = 64 * 1024 * 1024
 """Memory for decoded documents that are kept: saves the cost of going through a corpus twice."""
 MEASURE_BYTES = 16 * 1024 * 1024
 """Bytes read to count lines; beyond it the count is extrapolated."""
+SAMPLE_BYTES = 32 * 1024
+SAMPLES = 64
+"""Places of a huge document where so many bytes are looked at when it is opened."""
 
 
 class ContextError(Exception):
@@ -69,16 +78,71 @@ class Entry:
         self.encoding = encoding
 
 
-class Index:
-    """The index, compact: a million documents are a list of names and five arrays of numbers."""
+class Names(Sequence[str]):
+    """Documents' names: UTF-8 in one piece, and a hash table of numbers that is made for the first look-up. A list and
+    a dict of a million strings would be five times as large."""
 
     def __init__(self) -> None:
-        self.names: list[str] = []
+        self._text = bytearray()
+        self._ends = array("Q")
+        self._slots: array[int] | None = None
+
+    def append(self, name: str) -> None:
+        self._text += name.encode("utf-8", "surrogatepass")
+        self._ends.append(len(self._text))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def _name(self, number: int) -> str:
+        start = self._ends[number - 1] if number else 0
+        return self._text[start : self._ends[number]].decode("utf-8", "surrogatepass")
+
+    def __getitem__(self, key: Any) -> Any:
+        places = range(len(self._ends))[key]
+        return self._name(places) if isinstance(places, int) else [self._name(place) for place in places]
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self._name, range(len(self._ends)))
+
+    def number(self, name: str) -> int | None:
+        """Which of them it is. Of two that are equal, the last."""
+        slots = self._slots
+        if slots is None:
+            slots = self._slots = self._table()
+        slot = hash(name) % len(slots)
+        while slots[slot]:
+            number = slots[slot] - 1
+            if self._name(number) == name:
+                return number
+            slot = (slot + 1) % len(slots)
+        return None
+
+    def _table(self) -> array[int]:
+        """Number + 1 of each name in the slot of its hash, or the next one that is free."""
+        size = 2 * len(self._ends) + 1
+        slots = array("I", bytes(4 * size))
+        for number in range(len(self._ends) - 1, -1, -1):
+            slot = hash(self._name(number)) % size
+            while slots[slot]:
+                slot = (slot + 1) % size
+            slots[slot] = number + 1
+        return slots
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.number(name) is not None
+
+
+class Index:
+    """The index, compact: a million documents are their names in one piece and four arrays of numbers."""
+
+    def __init__(self) -> None:
+        self.names = Names()
         self.files: list[str] = []
         self._offsets = array("Q")
         self._sizes = array("Q")
-        self._file_of = array("L")
-        self._encoding_of = array("L")
+        self._file_of = array("I")
+        self._encoding_of = array("I")
         self._encodings: list[str] = []
         self._file_ids: dict[str, int] = {}
         self._encoding_ids: dict[str, int] = {}
@@ -102,6 +166,15 @@ class Index:
             self._encodings[self._encoding_of[number]],
         )
 
+    def largest(self) -> int:
+        """Bytes of the largest document."""
+        return max(self._sizes, default=0)
+
+    def beyond(self, ends: list[int]) -> int | None:
+        """A document that goes on behind the end of its file, of which these are the ends."""
+        ranges = enumerate(zip(self._offsets, self._sizes, self._file_of))  # noqa: B905 - Python 3.9
+        return next((number for number, (offset, size, file) in ranges if offset + size > ends[file]), None)
+
     def path(self, file: int) -> str:
         return os.path.join(ROOT, self.files[file])
 
@@ -109,6 +182,13 @@ class Index:
     def total(self) -> int:
         """Bytes of all documents."""
         return sum(self._sizes)
+
+    def extents(self) -> list[int]:
+        """Of each of `files`: where its last document ends."""
+        ends = [0] * len(self.files)
+        for file, offset, size in zip(self._file_of, self._offsets, self._sizes):  # noqa: B905 - Python 3.9
+            ends[file] = max(ends[file], offset + size)
+        return ends
 
     def size(self, number: int) -> int:
         return self._sizes[number]
@@ -128,10 +208,13 @@ def _intern(value: str, ids: dict[str, int], values: list[str]) -> int:
 def parse_index(lines: Iterable[bytes]) -> Index:
     """JSON lines `[name, file, offset, size, encoding]` -> Index."""
     index = Index()
-    for line in lines:
-        if line.strip():
-            index.add(*wire.parse_json(line.decode("utf-8", "replace")))
-    return index
+    rows = (line for line in lines if line.strip())
+    while True:  # many at once: one JSON text for each line takes four times as long
+        batch = b",".join(islice(rows, PARSED))
+        if not batch:
+            return index
+        for row in wire.parse_json(f"[{batch.decode('utf-8', 'replace')}]"):
+            index.add(*row)
 
 
 class Store:
@@ -158,6 +241,16 @@ class Store:
             data += more
         return data
 
+    def mapped(self, entry: Entry) -> tuple[Any, int]:
+        """A mapping of the file around a document, and where in it the document begins. Raises `OSError`, `ValueError`.
+        Who reads it dies of SIGBUS when the file has shrunk: for processes that may."""
+        import mmap
+
+        before = entry.offset % mmap.ALLOCATIONGRANULARITY
+        with self._lock:
+            fd, size = self._open(entry.file), entry.size + before
+            return mmap.mmap(fd, size, access=mmap.ACCESS_READ, offset=entry.offset - before), before
+
     def _open(self, path: str) -> int:
         if path in self._fds:
             self._fds.move_to_end(path)
@@ -167,9 +260,10 @@ class Store:
         fd = self._fds[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         return fd
 
-    def proof(self, path: str) -> tuple[int, str]:
+    def proof(self, path: str, size: int) -> tuple[int, str]:
+        """Of the first `size` bytes of a file, see `wire.proof`."""
         with self._lock:
-            return wire.proof(self._open(path))
+            return wire.proof(self._open(path), size)
 
 
 class Library:
@@ -180,18 +274,31 @@ class Library:
         self.text_limit = text_limit
         self.store = Store()
 
-    def open_text(self, entry: Entry) -> tuple[str | Text, bool]:
-        """A document as text, and whether it is known to be lossy: the one place that decides what a huge document
-        becomes. Raises `LookupError`, `OSError`."""
-        if entry.size <= self.text_limit:
-            return decode(self.store.read(entry), entry.encoding)
+    def open_text(self, entry: Entry) -> str | Text:
+        """A document as text: the one place that decides what a huge document becomes. Raises `LookupError`,
+        `OSError`."""
+        if entry.size > self.text_limit:
+            return Text(self.open_source(entry)[0], self.text_limit)
+        return decode(self.store.read(entry), entry.encoding)[0]
+
+    def open_source(self, entry: Entry) -> tuple[Encoded, int]:
+        """A huge document's bytes as characters, and an estimate of its lines. That its bytes are not valid may show
+        when a cell is far into it."""
 
         def read(start: int, size: int) -> bytes:
             return self.store.read_range(entry, start, size)
 
-        source = Encoded(read, entry.size, entry.encoding)
-        source.look_ahead()
-        return Text(source, self.text_limit), source.lossy
+        def on_lossy(place: int, codec: str) -> None:
+            result = "all of it is read as Latin-1" if codec == "latin-1" else "such bytes are read as \\ufffd"
+            try:
+                sys.stderr.write(f"[kernel] {entry.name}: not valid UTF-8 at byte {place:,}; {result}\n")
+            except Exception:  # a cell may have closed or replaced it
+                pass
+
+        source = Encoded(read, entry.size, entry.encoding, on_lossy=on_lossy)
+        source.mapped = lambda: self.store.mapped(entry)
+        newlines, seen = source.survey(SAMPLES, SAMPLE_BYTES)
+        return source, round(newlines * source.size / max(seen, 1))
 
 
 class Documents(Mapping[str, "str | Text"]):
@@ -200,25 +307,26 @@ class Documents(Mapping[str, "str | Text"]):
 
     `context["name"]`, `"name" in context`, `len(context)`, `for name in context`, `.items()`, `.values()`, `.get()`;
     `.names("*.log")`: the names that match; `.size("name")`: bytes, without reading; `.grep(pattern, ...)`: lines of
-    all documents, see `grep`.
+    all documents, see `grep`; `.grep_count(pattern)`: how many.
     """
 
     def __init__(self, library: Library, cache_bytes: int = CACHE_BYTES) -> None:
         self._library = library
-        self._numbers = {name: number for number, name in enumerate(library.index.names)}
         self._lock = Lock()  # guards the cache and its size
         self._cache: OrderedDict[int, str | Text] = OrderedDict()
         self._cached = 0
         self._most = cache_bytes
 
     def __getitem__(self, name: str) -> str | Text:
-        number = self._number(name)
+        return self.document(self._number(name))
+
+    def document(self, number: int) -> str | Text:
         with self._lock:
             text = self._cache.get(number)
             if text is not None:
                 self._cache.move_to_end(number)
                 return text
-        text, _ = self._library.open_text(self._library.index[number])
+        text = self._library.open_text(self._library.index[number])
         self._keep(number, text)
         return text
 
@@ -228,7 +336,7 @@ class Documents(Mapping[str, "str | Text"]):
                 f"context is a mapping from document name (str) to text: it has no {type(name).__name__} index. "
                 "Names: list(context)[:10]; one document: context[name]; all: for name, text in context.items()"
             )
-        number = self._numbers.get(name)
+        number = self._library.index.names.number(name)
         if number is None:
             raise NoSuchDocument(f"no document is named {name!r}. {self._suggestion(name)}")
         return number
@@ -245,7 +353,7 @@ class Documents(Mapping[str, "str | Text"]):
         return "The first names: " + ", ".join(map(repr, names[:3]))
 
     def _keep(self, number: int, text: str | Text) -> None:
-        size = text.__sizeof__()
+        size = weight(text)
         if size > self._most // 4:
             return
         with self._lock:
@@ -253,7 +361,7 @@ class Documents(Mapping[str, "str | Text"]):
                 self._cached += size
             self._cache[number] = text
             while self._cached > self._most:
-                self._cached -= self._cache.popitem(last=False)[1].__sizeof__()
+                self._cached -= weight(self._cache.popitem(last=False)[1])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._library.index.names)
@@ -262,11 +370,22 @@ class Documents(Mapping[str, "str | Text"]):
         return len(self._library.index)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._numbers
+        return name in self._library.index.names
 
     def __repr__(self) -> str:
         plural = "" if len(self) == 1 else "s"
         return f"<Documents: {len(self):,} document{plural}, {size_words(self._library.index.total)}; keys() are names>"
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The document, or `default`, without a search for names that are near."""
+        number = self._library.index.names.number(name) if isinstance(name, str) else None
+        return default if number is None else self.document(number)
+
+    def items(self) -> Items:
+        return Items(self)
+
+    def values(self) -> Values:
+        return Values(self)
 
     def names(self, pattern: str = "*") -> list[str]:
         """The names that match a glob; `*` matches `/` too."""
@@ -280,6 +399,22 @@ class Documents(Mapping[str, "str | Text"]):
         """`grep(pattern, context, **options)`: matching lines of all documents."""
         return grep(pattern, self, **options)
 
+    def grep_count(self, pattern: Any, **options: Any) -> Any:
+        """`grep_count(pattern, context, **options)`: how many lines of all documents match."""
+        return grep_count(pattern, self, **options)
+
+    def is_huge(self, name: str) -> bool:
+        """Whether a document is a Text."""
+        return self.size(name) > self._library.text_limit
+
+    def unshared(self) -> Documents:
+        """The same for a forked process: with no lock that another thread may have held, and no cache."""
+        made = Documents.__new__(Documents)
+        made._library = Library(self._library.index, self._library.text_limit)
+        made._lock, made._cache = Lock(), OrderedDict()
+        made._cached = made._most = 0
+        return made
+
     def __setitem__(self, name: object, value: object) -> NoReturn:
         raise ReadOnly("context is read-only; keep results in variables of your own")
 
@@ -290,12 +425,34 @@ class Documents(Mapping[str, "str | Text"]):
         raise TypeError("context cannot be pickled; a forked process already has it, so pass names and not documents")
 
 
+class Items(ItemsView[str, "str | Text"]):
+    """Goes through the documents without looking each name up."""
+
+    _mapping: Documents
+
+    def __iter__(self) -> Iterator[tuple[str, str | Text]]:
+        for number, name in enumerate(self._mapping):
+            yield name, self._mapping.document(number)
+
+
+class Values(ValuesView["str | Text"]):
+    _mapping: Documents
+
+    def __iter__(self) -> Iterator[str | Text]:
+        return map(self._mapping.document, range(len(self._mapping)))
+
+
+def weight(text: str | Text) -> int:
+    """Bytes that a cached document takes, with its entry in the cache."""
+    return text.__sizeof__() + ENTRY_BYTES
+
+
 # -- attaching
 
 
 def has_text(index: Index, text_limit: int) -> bool:
     """Whether any document is too large to be a str."""
-    return any(index.size(number) > text_limit for number in range(len(index)))
+    return index.largest() > text_limit
 
 
 def attach(
@@ -304,7 +461,10 @@ def attach(
     """Open the corpus: `context`, and the fields of the `attached` frame. Raises `ContextError`."""
     library = Library(index, text_limit)
     try:
-        proofs = [(file, *library.store.proof(index.path(number))) for number, file in enumerate(index.files)]
+        proofs = [
+            (file, *library.store.proof(index.path(number), size))
+            for number, (file, size) in enumerate(zip(index.files, index.extents()))  # noqa: B905 - Python 3.9
+        ]
         sizes = {file: size for file, size, _ in proofs}
         check_ranges(index, sizes)
         if len(index) == 1:
@@ -320,34 +480,37 @@ def attach(
 
 def check_ranges(index: Index, sizes: dict[str, int]) -> None:
     """Every document lies within its file: a shorter file than the host saw is not the host's file."""
-    for number in range(len(index)):
-        entry = index[number]
-        have = sizes[index.files[index.file_of(number)]]
-        if entry.offset + entry.size > have:
-            raise ContextError("unreadable", f"{entry.name}: expected {entry.size} bytes, the file has only {have}")
+    ends = [sizes[file] for file in index.files]
+    number = index.beyond(ends)
+    if number is not None:
+        entry, have = index[number], ends[index.file_of(number)]
+        raise ContextError("unreadable", f"{entry.name}: expected {entry.size} bytes, the file has only {have}")
 
 
 def attach_one(library: Library) -> tuple[str | Text, dict[str, Any]]:
-    text, lossy = library.open_text(library.index[0])
-    if isinstance(text, Text):
-        lines = estimated_lines(library)
-        return text, {"kind": "text", "chars": None, "lines": lines, "lines_exact": False, "lossy": int(lossy)}
-    facts = {"kind": "str", "chars": len(text), "lines": count_lines(text), "lines_exact": True, "lossy": int(lossy)}
+    entry = library.index[0]
+    if entry.size > library.text_limit:
+        source, lines = library.open_source(entry)
+        facts = {
+            "kind": "text",
+            "chars": None,
+            "lines": lines,
+            "lines_exact": False,
+            "lossy": count_lossy(source.lossy),
+        }
+        return Text(source, library.text_limit), facts
+    text, bad = decode(library.store.read(entry), entry.encoding)
+    facts = {"kind": "str", "chars": len(text), "lines": count_lines(text), "lines_exact": True, "lossy": int(bad)}
     return text, facts
+
+
+def count_lossy(lossy: bool | None) -> int | None:
+    return None if lossy is None else int(lossy)
 
 
 def count_lines(text: str) -> int:
     """Lines as an editor counts them: the last one needs no newline."""
     return text.count("\n") + bool(text and not text.endswith("\n"))
-
-
-def estimated_lines(library: Library) -> int:
-    """Of one huge document, from pieces spread over all of it."""
-    entry = library.index[0]
-    size = min(entry.size, MEASURE_BYTES // 64)
-    starts = range(0, entry.size - size + 1, max(1, (entry.size - size) // 63))
-    found = sum(library.store.read_range(entry, start, size).count(b"\n") for start in starts)
-    return round(found * entry.size / (len(starts) * size))
 
 
 def measure(library: Library) -> dict[str, Any]:
@@ -370,5 +533,5 @@ def measure(library: Library) -> dict[str, Any]:
         "chars": chars if exact else None,
         "lines": lines if exact else round(lines * total / max(seen, 1)),
         "lines_exact": exact,
-        "lossy": lossy,
+        "lossy": lossy if exact or lossy else None,
     }

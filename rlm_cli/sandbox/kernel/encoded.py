@@ -1,9 +1,11 @@
 """A huge document's bytes seen as characters: decoded in pieces, with a sparse table of where characters begin.
 
 The table has one entry for a run of bytes that are one character each (all of an ASCII file is one entry) and one
-for every `stride` bytes of anything else. It is built in one pass, only as far as it is needed, and the same pass
-decides whether a document without a byte order mark is UTF-8. Up to the first byte beyond ASCII, UTF-8 and Latin-1
-agree, so that offsets given out before the pass is complete stay true.
+for every `stride` bytes of anything else. It is built in one pass, only as far as it is needed.
+
+A document without a byte order mark is UTF-8 when a piece with bytes beyond ASCII is valid UTF-8, which other
+encodings hardly ever are, and Latin-1 when no such piece is. It is decided by samples or, where they are all ASCII, by
+the first megabyte that is not: until there, UTF-8 and Latin-1 agree, so that offsets given out before stay true.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from .decoding import BOMS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     Read = Callable[[int, int], bytes]
     """(start, size) -> that many bytes."""
@@ -29,29 +32,43 @@ STATEFUL = ("iso2022", "utf_7", "utf7", "hz", "idna", "punycode", "unicode_escap
 LATIN = ("latin-1", "iso8859_1")
 LONGEST = 8
 """More bytes than any character has."""
+CHARACTER = 4
+"""The most bytes that a character has."""
 
 
 class Encoded:
     """Characters of `size` bytes that `read` gives, read as `decoding.decode` does. Offsets count characters.
+    `on_lossy` is called with the place of the first byte that is met and is not UTF-8, and the codec in use.
 
     Raises `LookupError` for a codec that does not exist or cannot be read in pieces, `OSError` from `read`.
     """
 
-    def __init__(self, read: Read, size: int, encoding: str = "auto", stride: int = STRIDE, run: int = RUN) -> None:
+    def __init__(
+        self,
+        read: Read,
+        size: int,
+        encoding: str = "auto",
+        stride: int = STRIDE,
+        run: int = RUN,
+        on_lossy: Callable[[int, str], object] | None = None,
+    ) -> None:
         self._read = read
+        self.mapped: Callable[[], tuple[Any, int]] | None = None
+        """Maps the file that the bytes are in: (mapping, place of the first byte), where that is possible."""
+        self._on_lossy = on_lossy
         self._stride = max(stride, LONGEST)
         self._run = max(run, 2 * LONGEST)
         self._start, self.codec, self.errors = self._choose(encoding, size)
         self.size = size - self._start
         """Bytes without the byte order mark."""
         self.auto = self.errors == "strict"
-        """Whether it may still turn out to be Latin-1."""
+        """Whether nothing beyond ASCII was seen yet, so that it may still be Latin-1."""
+        self._damaged = False
         self._lock = RLock()  # guards the table while it grows
         self._bytes = array("Q", [0])
         self._chars = array("Q", [0])
         self._done = 0
         self._count = 0
-        self._beyond_ascii = False
         self._kept: tuple[int, str] = (-1, "")
         if is_single_byte(self.codec):
             self._done = self._count = self.size
@@ -77,41 +94,85 @@ class Encoded:
         return self._count
 
     @property
-    def lossy(self) -> bool:
-        """Whether it is known to be read as Latin-1 for want of valid UTF-8."""
-        return self.errors == "lossy"
+    def fewest(self) -> int:
+        """At least so many characters it has; known without reading any further. `size`: at most so many."""
+        return self._count + -(-(self.size - self._done) // CHARACTER)
 
-    def look_ahead(self) -> None:
-        """Read a first piece: what is not UTF-8 mostly shows at once, and then there is no table to build."""
-        if self.auto:
-            head = self.read(0, min(self._run, self.size))
+    @property
+    def end(self) -> int:
+        """Where the last character's bytes end."""
+        return self.size
+
+    @property
+    def what(self) -> str:
+        return f"{self.size:,} bytes"
+
+    @property
+    def lossy(self) -> bool | None:
+        """Whether its bytes are not valid in their encoding. None: none such was met, and not all of it was read."""
+        if self.errors == "lossy" or self._damaged:
+            return True
+        return False if self.codec in LATIN or (self.errors == "strict" and self._done == self.size) else None
+
+    def survey(self, places: int, size: int) -> tuple[int, int]:
+        """Decide on the encoding, if a first piece and `places` of `size` bytes spread over all of it show it.
+        Returns newlines and bytes in the latter."""
+        head = self.read(0, min(self._run, self.size))
+        valid = self._is_utf8(head, final=len(head) == self.size)
+        size = min(self.size, size)
+        starts = range(0, self.size - size + 1, max(1, (self.size - size) // max(1, places - 1)))
+        newlines = 0
+        for start in starts:
+            piece = self.read(start, start + size)
+            newlines += piece.count(b"\n")
+            if self.auto:
+                cut = next((at for at, byte in enumerate(piece[:3]) if byte & 0xC0 != 0x80), 3) if start else 0
+                valid = self._is_utf8(piece[cut:]) and valid
+        if self.auto and not valid:
+            self._become_latin()
+        self._damaged = not valid
+        return newlines, len(starts) * size
+
+    def _is_utf8(self, piece: bytes, *, final: bool = False) -> bool:
+        """Whether a piece that begins with a character may be UTF-8. Settles that it is, when it is not all ASCII."""
+        if self.errors == "strict" and not piece.isascii():
             try:
-                self._decode(head, final=len(head) == self.size)
+                self._decode(piece, final=final)
             except UnicodeDecodeError:
-                self._become_latin()
+                return False
+            self.auto = False
+        return True
+
+    def settle(self) -> None:
+        """Decide how bytes beyond ASCII are read, if there are any."""
+        with self._lock:
+            while self.auto and self._done < self.size:
+                self._grow()
 
     def _cover(self, char: int) -> None:
         """Extend the table over the character `char`, if there is one."""
         with self._lock:
-            while (self._count <= char or self._unsettled()) and self._done < self.size:
+            while self._count <= char and self._done < self.size:
                 self._grow()
 
     def _cover_byte(self, position: int) -> None:
         with self._lock:
-            while (self._done < position or self._unsettled()) and self._done < self.size:
+            while self._done < position and self._done < self.size:
                 self._grow()
-
-    def _unsettled(self) -> bool:
-        """Whether bytes beyond ASCII were seen, and not yet all of what decides how to read them."""
-        return self.auto and self._beyond_ascii
 
     def _grow(self) -> None:
         """One read further. An interrupt may come at any call: the table is whole after each of them."""
         try:
             self._grow_by_run()
-        except UnicodeDecodeError:
-            self._become_latin()
-        self.auto = self.auto and self._done < self.size
+        except UnicodeDecodeError as error:
+            place = self._start + self._done + error.start
+            if self.auto:
+                self._become_latin()
+            else:
+                self.errors = "replace"
+            self._damaged = True
+            if self._on_lossy is not None:
+                self._on_lossy(place, self.codec)
 
     def _become_latin(self) -> None:
         firsts, counts = array("Q", [0]), array("Q", [0])
@@ -124,7 +185,9 @@ class Encoded:
         if data.isascii() and self._plain():
             self._add(len(data), len(data))
             return
-        self._beyond_ascii = True
+        if self.auto:
+            self._decode(data, final=self._done + len(data) == self.size)
+            self.auto = False
         at = 0
         while at < len(data):
             piece = data[at : at + self._stride]
@@ -180,6 +243,8 @@ class Encoded:
 
     def byte_at(self, char: int) -> int:
         """Where a character begins. Only for UTF-8 and single-byte codecs."""
+        if not char:
+            return 0  # whatever the codec turns out to be
         self._cover(char)
         if char >= self._count:
             return self._done
@@ -234,14 +299,68 @@ class Encoded:
         """The bytes that stand for `text` and for nothing else, b"" when it cannot occur; None when only decoded text
         can be searched."""
         if not text.isascii():
-            self._cover_byte(self.size)  # which bytes these are depends on the codec
+            self.settle()  # which bytes these are depends on the codec
         searchable = self._plain() or self.codec in LATIN
-        if not searchable or (self.errors == "replace" and "\ufffd" in text):
+        if not searchable or ("\ufffd" in text and self.codec not in LATIN):
             return None
         try:
             return text.encode(self.codec)
         except UnicodeEncodeError:
             return b""
+
+
+class Span:
+    """Characters [first, last) of an `Encoded`, with the same face; `last` None: up to its end, wherever that is."""
+
+    def __init__(self, source: Encoded | Span, first: int, last: int | None) -> None:
+        self.source: Encoded
+        self.first: int
+        self.last: int | None
+        if isinstance(source, Span):
+            ends = [end for end in (source.last, None if last is None else source.first + last) if end is not None]
+            self.source, self.first, self.last = source.source, source.first + first, min(ends, default=None)
+        else:
+            self.source, self.first, self.last = source, first, last
+
+    def __len__(self) -> int:
+        count = len(self.source)
+        return max(0, (count if self.last is None else min(count, self.last)) - self.first)
+
+    @property
+    def fewest(self) -> int:
+        fewest = self.source.fewest
+        return max(0, (fewest if self.last is None else min(fewest, self.last)) - self.first)
+
+    @property
+    def size(self) -> int:
+        size = self.source.size
+        return max(0, (size if self.last is None else min(size, self.last)) - self.first)
+
+    @property
+    def end(self) -> int:
+        return self.source.end if self.last is None else self.source.byte_at(self.last)
+
+    @property
+    def what(self) -> str:
+        return f"part of a document of {self.source.what}"
+
+    def read(self, start: int, stop: int) -> bytes:
+        return self.source.read(start, stop)
+
+    def byte_at(self, char: int) -> int:
+        number = self.first + char
+        return self.source.byte_at(number if self.last is None else min(number, self.last))
+
+    def char_at(self, position: int) -> int:
+        return self.source.char_at(position) - self.first
+
+    def text(self, start: int, stop: int) -> str:
+        stop += self.first
+        stop = stop if self.last is None else min(stop, self.last)
+        return self.source.text(min(self.first + start, stop), stop)
+
+    def needle(self, text: str) -> bytes | None:
+        return self.source.needle(text)
 
 
 def is_single_byte(codec: str) -> bool:

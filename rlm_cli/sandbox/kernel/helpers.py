@@ -93,7 +93,11 @@ class Helpers:
     # -- answering
 
     def FINAL(self, value: Any) -> None:  # noqa: N802 - the paper's name
-        """Submit the answer to the question: text, bytes, or anything JSON can hold. The last one counts."""
+        """Submit the answer to the question: text, bytes, or anything JSON can hold. The last one counts.
+
+        It may be of any size, and need not fit in memory: a Path (or an open file) stands for what is in the file, a
+        generator of text or bytes for what it yields, put together.
+        """
         self._answers.submit(value)
 
     def FINAL_VAR(self, name: Any) -> None:  # noqa: N802
@@ -253,13 +257,17 @@ class Helpers:
     def _or_context(self, text: Any) -> Any:
         return self._context if text is None else text
 
+    def grep_count(self, pattern: Any, text: Any = None, **options: Any) -> Any:
+        return search.grep_count(pattern, self._or_context(text), **options)
+
     grep.__doc__ = search.grep.__doc__
+    grep_count.__doc__ = search.grep_count.__doc__
 
 
 FUNCTIONS = (
     "llm_query", "llm_query_batched", "allm_query", "allm_query_batched", "rlm_query", "rlm_query_batched",
-    "FINAL", "FINAL_VAR", "SUBMIT", "SHOW_VARS", "budget", "grep", "chunks", "draw_sample", "csv_rows", "json_rows",
-    "line_of", "estimate_tokens", "help",
+    "FINAL", "FINAL_VAR", "SUBMIT", "SHOW_VARS", "budget", "grep", "grep_count", "chunks", "draw_sample", "csv_rows",
+    "json_rows", "line_of", "estimate_tokens", "help",
 )  # fmt: skip
 
 

@@ -6,8 +6,9 @@ import re
 import sys
 from collections.abc import Mapping
 
+from .parts import Parts
 from .regex import real_pattern
-from .text import Parts, Text
+from .text import Text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ class Pieces(Parts):
         self._open = text.__getitem__ if mapping else lambda _: text
         self._cutter = cutter
 
-    def _read(self, offset: int) -> tuple[list[str], int | None]:
+    def _read(self, offset: int) -> tuple[list[str | Text], int | None]:
         number, done = divmod(offset, SPAN)
         found: list[Any] = []
         size = 0

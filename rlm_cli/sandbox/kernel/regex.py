@@ -1,16 +1,19 @@
-"""Regular expressions over a `Text`: matched in windows of decoded text, with offsets of the whole.
+"""Regular expressions over a `Text`, with offsets of the whole.
 
-A window holds some text before the place where the search goes on, for `^`, `\\b` and look-behind, and REACH
-characters behind its own matches. A match that touches the end of its window is tried again in a larger one. Where
-every match holds a certain literal, bytes are searched for that, and the text in between is never decoded. What can be
-missed: a match longer than REACH.
+Where something that the pattern cannot match (mostly the newline) cuts the text, `scanning` searches the pieces; that
+is exact. Otherwise the text is matched here in windows of decoded text. A window holds some text before the place where
+the search goes on, for `^`, `\\b` and look-behind, and behind its own matches REACH characters, or as many as the
+pattern can look at. A match that touches the end of its window is tried again in a larger one. What can be missed, or
+cut short, is a match longer than REACH of a pattern without bounds (`uncertain`): that is said once on stderr.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from functools import lru_cache
+
+from . import scanning
+from .patterns import traits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,8 +25,7 @@ if TYPE_CHECKING:
 BACK = 4096
 REACH = 1 << 18
 WINDOW = 1 << 21
-LITERAL = 3
-"""Characters from which on a literal is worth looking for."""
+_warned: set[str] = set()
 
 
 class Window:
@@ -31,60 +33,63 @@ class Window:
 
     __slots__ = ("base", "final", "limit", "text")
 
-    def __init__(self, text: Text, at: int, stop: int | None, size: int) -> None:
+    def __init__(self, text: Text, at: int, stop: int | None, size: int, pattern: re.Pattern[str]) -> None:
         own, reach, back = text.windows
-        self.base = max(0, at - back)
+        known = traits(pattern)
+        if known.ahead is not None and known.ahead <= own:
+            reach = max(reach, known.ahead)
+        self.base = max(0, at - max(back, known.back))
         end = at + max(size, own) + reach
         self.text = text.piece(self.base, end if stop is None else min(end, stop))
         self.final = self.base + len(self.text) < end
         self.limit = len(self.text) if self.final else len(self.text) - reach
 
 
-@lru_cache(maxsize=256)
-def required(pattern: re.Pattern[str]) -> str:
-    """A literal that every match holds (in some case, under IGNORECASE), "" when none is known: the longest at the
-    top level of the pattern."""
-    if not isinstance(pattern.pattern, str):
-        return ""
-    parser: Any = sys.modules.get("re._parser") or sys.modules["sre_parse"]  # its name before Python 3.11
-    runs = [""]
-    for operator, argument in parser.parse(pattern.pattern, pattern.flags):
-        if str(operator) == "LITERAL":
-            runs[-1] += chr(argument)
-        else:
-            runs.append("")
-    longest = max(runs, key=len)
-    return longest if len(longest) >= LITERAL else ""
+def uncertain(pattern: re.Pattern[str], text: Text, at: int) -> None:
+    """Say once of a pattern that its long matches may be missed, if they may."""
+    own, reach, _ = text.windows
+    ahead = traits(pattern).ahead
+    if (ahead is not None and ahead <= max(own, reach)) or pattern.pattern in _warned:
+        return
+    if text.piece(at + own + reach, at + own + reach + 1):
+        _warned.add(pattern.pattern)
+        sys.stderr.write(
+            f"[kernel] matches of {pattern.pattern!r} that are longer than {reach:,} characters may be missed or cut "
+            "short: it can run on over lines. Exact is what stays in a line (. without DOTALL, [^x\\n]) or has bounds "
+            "(.{0,1000})\n"
+        )
 
 
 def next_place(pattern: re.Pattern[str], text: Text, at: int, stop: int | None) -> int | None:
     """The first place from `at` on where a match of at most REACH characters may begin; None: there is none."""
-    literal = required(pattern)
-    if not literal or pattern.flags & re.IGNORECASE:
+    known = traits(pattern)
+    if len(known.needles) != 1 or known.ignore_case:
         return at
-    place = text.find(literal, at, stop)
-    return max(at, place + len(literal) - text.windows[1]) if place >= 0 else None
+    place = text.find(known.needles[0], at, stop)
+    if place < 0:
+        return None
+    reach = text.windows[1] if known.ahead is None else max(text.windows[1], known.ahead)
+    return max(at, place + len(known.needles[0]) - reach)
 
 
 def hopeless(pattern: re.Pattern[str], window: Window) -> bool:
     """Whether a window cannot hold a match, found out quickly: `re` takes some 12 s to look through 1 GB regardless of
     case, `lower` and `in` take one. Only ASCII: beyond it, more than upper and lower case may match."""
-    if not pattern.flags & re.IGNORECASE:
-        return False
-    literal, text = required(pattern), window.text
-    return literal != "" and literal.isascii() and text.isascii() and literal.lower() not in text.lower()
+    known = traits(pattern)
+    return known.ignore_case and known.absent(window.text)
 
 
 def scan(pattern: re.Pattern[str], text: Text, pos: int = 0, stop: int | None = None) -> Iterator[tuple[int, Any]]:
     """(base, match) for each match, as finditer finds them; `base` is to be added to the match's offsets."""
     at, size = pos, 0
     last = (-1, -1)
+    uncertain(pattern, text, pos)
     while stop is None or pos <= stop:
         place = at if size else next_place(pattern, text, at, stop)
         if place is None:
             return
         at = place
-        window = Window(text, at, stop, size)
+        window = Window(text, at, stop, size, pattern)
         following, size = window.base + window.limit, 0
         matches = () if hopeless(pattern, window) else pattern.finditer(window.text, at - window.base)
         for match in matches:
@@ -108,27 +113,61 @@ def anchored(pattern: re.Pattern[str], text: Text, pos: int = 0, stop: int | Non
     """pattern.match."""
     size = 0
     while stop is None or pos <= stop:
-        window = Window(text, pos, stop, size)
+        window = Window(text, pos, stop, size, pattern)
         match = pattern.match(window.text, pos - window.base)
         if match is None or match.end() < len(window.text) or window.final:
-            return Match(match, window.base, text) if match else None
+            return made_match(match, window.base, text) if match else None
         size = text.larger(len(window.text), pos)
     return None
+
+
+def made_match(match: re.Match[str], base: int, text: Text, window: tuple[int, int | None] = (0, None)) -> Match:
+    """A `re.Match` in some piece of a Text, as one in the Text."""
+    return Match(match.re, text, base, (match.regs, (match[0], *match.groups()), match.lastindex), window)
 
 
 class Match:
     """A match in a Text: what `re.Match` offers, with offsets of the whole Text, and holding none of its windows."""
 
-    __slots__ = ("_groups", "_names", "_spans", "lastgroup", "lastindex", "re", "string")
+    __slots__ = ("_base", "_endpos", "_groups", "_regs", "lastindex", "pos", "re", "string")
 
-    def __init__(self, match: re.Match[str], base: int, text: Text) -> None:
-        self.re = match.re
+    def __init__(
+        self, pattern: re.Pattern[str], text: Text, base: int, row: tuple[Any, ...], window: tuple[int, int | None]
+    ) -> None:
+        self.re = pattern
         self.string = text
-        self.lastindex = match.lastindex
-        self.lastgroup = match.lastgroup
-        self._groups = (match[0], *match.groups())
-        regs = match.regs
-        self._spans = tuple([(a + base, b + base) if a >= 0 else (-1, -1) for a, b in regs]) if base else regs
+        self._base = base
+        self._regs, self._groups, self.lastindex = row
+        self.pos, self._endpos = window
+
+    @property
+    def endpos(self) -> int:
+        return len(self.string) if self._endpos is None else min(self._endpos, len(self.string))
+
+    @property
+    def lastgroup(self) -> str | None:
+        return next((name for name, number in self.re.groupindex.items() if number == self.lastindex), None)
+
+    @property
+    def regs(self) -> tuple[tuple[int, int], ...]:
+        return tuple([self.span(number) for number in range(len(self._regs))])
+
+    def __copy__(self) -> Match:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Match:
+        return self
+
+    def expand(self, template: str) -> str:
+        """As re.Match.expand: by a real match that has the same groups."""
+        names = {number: f"?P<{name}>" for name, number in self.re.groupindex.items()}
+        parts = [
+            f"(?:({names.get(number, '')}(?!)))?" if value is None else f"({names.get(number, '')}.{{{len(value)}}})"
+            for number, value in enumerate(self._groups[1:], 1)
+        ]
+        same = re.compile(f"(?s)(?=.{{{len(self[0])}}}{''.join(parts)}).{{{len(self[0])}}}")
+        found = same.match("".join(value or "" for value in self._groups))
+        return found.expand(template) if found else ""
 
     def _number(self, group: Any) -> int:
         number = self.re.groupindex.get(group, group) if isinstance(group, str) else group
@@ -151,7 +190,8 @@ class Match:
         return {name: default if self[name] is None else self[name] for name in self.re.groupindex}
 
     def span(self, group: Any = 0) -> tuple[int, int]:
-        return self._spans[self._number(group)]
+        start, end = self._regs[self._number(group)]
+        return (start + self._base, end + self._base) if start >= 0 else (-1, -1)
 
     def start(self, group: Any = 0) -> int:
         return self.span(group)[0]
@@ -173,9 +213,38 @@ def bounds(text: Text, pos: int, endpos: int | None) -> tuple[int, int | None]:
     return max(pos, 0), None if endpos is None else max(0, endpos)
 
 
+def rows(pattern: re.Pattern[str], text: Text, pos: int, stop: int | None) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """(base, row) for each match: `base` is to be added to the row's spans; see `scanning.rows`."""
+    plan = scanning.prepare(pattern, text, pos, stop)
+    if plan is not None:
+        try:
+            for base, _, found in scanning.run(plan, scanning.rows):
+                for row in found:
+                    yield base, row
+            return
+        except scanning.Unbroken as unbroken:
+            pos = unbroken.place
+    for base, match in scan(pattern, text, pos, stop):
+        yield base, (match.regs, (match[0], *match.groups()), match.lastindex)
+
+
 def finditer(pattern: re.Pattern[str], text: Text, pos: int = 0, endpos: int | None = None) -> Iterator[Match]:
-    for base, match in scan(pattern, text, *bounds(text, pos, endpos)):
-        yield Match(match, base, text)
+    window = (max(pos, 0), endpos)
+    for base, row in rows(pattern, text, *bounds(text, pos, endpos)):
+        yield Match(pattern, text, base, row, window)
+
+
+def count(pattern: re.Pattern[str], text: Text) -> int:
+    """How many matches finditer finds."""
+    plan = scanning.prepare(pattern, text)
+    if plan is not None:
+        if plan.known.literal:
+            return text.count(plan.known.literal)
+        try:
+            return scanning.total(plan, scanning.count_matches)
+        except scanning.Unbroken:
+            pass
+    return sum(1 for _ in scan(pattern, text))
 
 
 def search(pattern: re.Pattern[str], text: Text, pos: int = 0, endpos: int | None = None) -> Match | None:
@@ -191,12 +260,24 @@ def fullmatch(pattern: re.Pattern[str], text: Text, pos: int = 0, endpos: int | 
 
 
 def findall(pattern: re.Pattern[str], text: Text, pos: int = 0, endpos: int | None = None) -> list[Any]:
-    found = (match for _, match in scan(pattern, text, *bounds(text, pos, endpos)))
+    pos, stop = bounds(text, pos, endpos)
+    made: list[Any] = []
+    plan = scanning.prepare(pattern, text, pos, stop)
+    if plan is not None:
+        try:
+            for _, _, found in scanning.run(plan, scanning.strings):
+                made += found
+            return made
+        except scanning.Unbroken as unbroken:
+            pos = unbroken.place
+    matches = (match for _, match in scan(pattern, text, pos, stop))
     if pattern.groups == 0:
-        return [match[0] for match in found]
-    if pattern.groups == 1:
-        return [match[1] or "" for match in found]
-    return [match.groups("") for match in found]
+        made += [match[0] for match in matches]
+    elif pattern.groups == 1:
+        made += [match[1] or "" for match in matches]
+    else:
+        made += [match.groups("") for match in matches]
+    return made
 
 
 def split(pattern: re.Pattern[str], text: Text, maxsplit: int = 0) -> list[Any]:
@@ -216,7 +297,7 @@ def subn(pattern: re.Pattern[str], repl: Any, text: Text, count: int = 0) -> tup
     parts: list[str] = []
     at = used = made = 0
     for base, match in scan(pattern, text) if count >= 0 else ():
-        new = repl(Match(match, base, text)) if callable(repl) else match.expand(repl)
+        new = repl(made_match(match, base, text)) if callable(repl) else match.expand(repl)
         kept = base + match.start() - at
         used = text.fits(used + kept + len(new), "the result of re.sub")
         parts += [text[at : at + kept], new]
@@ -224,7 +305,7 @@ def subn(pattern: re.Pattern[str], repl: Any, text: Text, count: int = 0) -> tup
         made += 1
         if made == count:
             break
-    return "".join([*parts, text[at:]]), made
+    return "".join([*parts, str(text[at:])]), made
 
 
 def sub(pattern: re.Pattern[str], repl: Any, text: Text, count: int = 0) -> str:

@@ -82,9 +82,9 @@ def from_text(text: Any, n: int, rng: Random, rule: Lines | Matches, document: s
     chance to begin there. Where none begins, it is the one that goes on there."""
     if not isinstance(text, Text):
         return list(from_str(of_str(text), n, rng, rule, document))
-    source = text._source
-    by_bytes = type(source) is Encoded and type(rule) is Lines and source.needle("\n") == b"\n"
-    size = source.size if by_bytes else len(text)
+    whole = text._source if isinstance(text._source, Encoded) else None
+    source = whole if whole is not None and type(rule) is Lines and whole.needle("\n") == b"\n" else None
+    size = len(text) if source is None else source.size  # in bytes where lines can be found in them
     window = max(1, min(WINDOW, size // max(1, n * TRIES)))
     places = [place - window + 1 for place in strata(size + window - 1, n * TRIES, rng)]
     spans = set()
@@ -92,11 +92,13 @@ def from_text(text: Any, n: int, rng: Random, rule: Lines | Matches, document: s
         group = places[at : at + TRIES]
         ranges = [(max(0, place), min(place + window, size)) for place in group]
         starts = [
-            start for a, b in ranges for start in (lines_in(source, a, b) if by_bytes else records_in(text, a, b, rule))
+            start
+            for a, b in ranges
+            for start in (lines_in(source, a, b) if source is not None else records_in(text, a, b, rule))
         ]
         place = rng.choice(starts or [ranges[0][0]])
-        spans.add(span_of_bytes(source, place) if by_bytes else span_of(text, place, rule))
-    if by_bytes:
+        spans.add(span_of_bytes(source, place) if source is not None else span_of(text, place, rule))
+    if source is not None:
         return [line_of_bytes(source, start, end, document) for start, end in sorted(spans)]
     return [piece_of(text, start, end, document) for start, end in sorted(spans)]
 

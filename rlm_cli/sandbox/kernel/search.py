@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import groupby
 
+from . import forked, regex, scanning
+from .patterns import traits, whole_lines
 from .regex import Window, hopeless, next_place, real_pattern
 from .text import Text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
+    from .context import Documents
+
+    Row = tuple[int, str, int, int, list[str], list[str]]
+    """(newlines before its line, the line, start and end of the match, the lines before and after)."""
+
+GROUP = 1 << 22
+"""Bytes of small documents that are one job of a forked search."""
 LINE_SHOWN = 500
 HITS_SHOWN = 200
 
@@ -26,13 +36,10 @@ class Hit:
 
     __slots__ = ("after", "before", "document", "end", "line", "start", "text")
 
-    def __init__(self, document: str, line: int, text: str, span: tuple[int, int]) -> None:
+    def __init__(self, document: str, row: Row) -> None:
         self.document = document
-        self.line = line
-        self.text = text
-        self.start, self.end = span
-        self.before: list[str] = []
-        self.after: list[str] = []
+        lines, self.text, self.start, self.end, self.before, self.after = row
+        self.line = lines + 1
 
     def _show(self, line: int, mark: str, text: str) -> str:
         shown = text if len(text) <= LINE_SHOWN else f"{text[:LINE_SHOWN]}... [{len(text):,} characters]"
@@ -81,19 +88,124 @@ def grep(
     `text` is a str, a Text or a mapping of name to such; without it, all of `context`. `^` and `$` match at line ends.
     `context_lines` adds lines around each hit; `before`/`after` one side only.
     """
-    flags = re.MULTILINE | (re.IGNORECASE if ignore_case else 0)
-    searched = re.compile(pattern, flags) if isinstance(pattern, str) else real_pattern(pattern)
+    searched = line_pattern(pattern, ignore_case)
     around = (context_lines if before is None else before, context_lines if after is None else after)
     hits = Hits()
-    for name, body in texts(text):
-        find = hits_in_text if isinstance(body, Text) else hits_in
-        for hit in find(searched, name, body):
-            if limit is not None and len(hits) >= limit:
-                hits.truncated = True
-                return hits
-            hits.append(hit)
-            add_lines(hit, body, around)
+    for name, row in found(searched, text, around):
+        if limit is not None and len(hits) >= limit:
+            hits.truncated = True
+            return hits
+        hits.append(Hit(name, row))
     return hits
+
+
+def grep_count(
+    pattern: Any, text: Any, *, ignore_case: bool = False, matches: bool = False, by_document: bool = False
+) -> Any:
+    """How many lines match, as `grep -c`; with `matches=True` how many matches there are, as len(re.findall()).
+
+    Takes what `grep` takes, and is the fastest way to count: nothing is kept. `by_document=True`: a dict of name to
+    count instead of the sum, without those that have none.
+    """
+    searched = line_pattern(pattern, ignore_case)
+    counts = {name: count for name, count in counted(searched, text, matches) if count}
+    return counts if by_document else sum(counts.values())
+
+
+def line_pattern(pattern: Any, ignore_case: bool) -> re.Pattern[str]:
+    flags = re.MULTILINE | (re.IGNORECASE if ignore_case else 0)
+    made: re.Pattern[str] = re.compile(pattern, flags) if isinstance(pattern, str) else real_pattern(pattern)
+    return made
+
+
+def found(pattern: re.Pattern[str], text: Any, around: tuple[int, int]) -> Iterator[tuple[str, Row]]:
+    """(document's name, row) of every line that matches."""
+
+    def rows(body: Any) -> Iterator[Row]:
+        if isinstance(body, Text):
+            return rows_in_text(pattern, body, around)
+        return rows_in(pattern, body, around)
+
+    for name, made in each(text, rows, lambda body: [*rows(body)]):
+        for row in made:
+            yield name, row
+
+
+def counted(pattern: re.Pattern[str], text: Any, matches: bool) -> Iterator[tuple[str, int]]:
+    """(document's name, how many lines or matches)."""
+
+    def count(body: Any) -> int:
+        if isinstance(body, Text):
+            return regex.count(pattern, body) if matches else count_lines(pattern, body)
+        if traits(pattern).absent(body):
+            return 0
+        whole = None if matches else whole_lines(pattern)
+        suited = traits(whole or pattern).suited(whole or pattern, body)
+        if matches or whole:
+            return sum(1 for _ in suited.finditer(body))
+        return sum(1 for _ in scanning.lines_in(suited, body, 0, len(body) + 1))
+
+    return each(text, count, count)
+
+
+def count_lines(pattern: re.Pattern[str], text: Text) -> int:
+    whole = whole_lines(pattern)
+    if whole is not None:
+        return regex.count(whole, text)
+    plan = scanning.prepare(pattern, text)
+    if plan is not None and plan.known.barriers == b"\n":
+        try:
+            return scanning.total(plan, scanning.count_lines)
+        except scanning.Unbroken:
+            pass
+    return sum(1 for _ in rows_in_windows(pattern, text, 0, 0))
+
+
+def each(text: Any, here: Callable[[Any], Any], there: Callable[[Any], Any]) -> Iterator[tuple[str, Any]]:
+    """(name, what `here` makes of its text) of everything to search, in order. Many small documents are shared out to
+    forked processes, where `there` makes of each what can be sent back."""
+    if not hasattr(text, "unshared"):
+        for name, body in texts(text):
+            yield name, here(body)
+        return
+    for huge, names in groupby(text, text.is_huge):
+        if huge:
+            for name in names:
+                yield name, here(text[name])
+        else:
+            yield from in_documents(text, list(names), there)
+
+
+def in_documents(documents: Documents, names: list[str], make: Callable[[Any], Any]) -> Iterator[tuple[str, Any]]:
+    """(name, what `make` makes of its text) of documents that are not huge, where that is not false."""
+    own: list[Documents] = []
+
+    def work(job: list[str], at: int | None) -> Iterator[tuple[int, str, Any]]:
+        if forked.in_child and not own:
+            own.append(documents.unshared())
+        for number in range(at or 0, len(job)):
+            made = make((own or [documents])[0][job[number]])
+            if made:
+                yield number + 1, job[number], made
+
+    jobs = groups(documents, names)
+    lead = scanning.LEAD
+    for part, count in ((jobs[:lead], 1), (jobs[lead:], forked.processes() if len(jobs) >= 2 * lead else 1)):
+        for _, (_, name, made) in forked.results(work, part, count):
+            yield name, made
+
+
+def groups(documents: Documents, names: list[str]) -> list[list[str]]:
+    """Names of documents that are GROUP bytes together."""
+    made: list[list[str]] = []
+    room = 0
+    for name in names:
+        if room <= 0:
+            made.append([])
+            room = GROUP
+        made[-1].append(name)
+        room -= documents.size(name) + 4096  # a small document costs too
+    return made
 
 
 def texts(text: Any) -> Iterator[tuple[str, Any]]:
@@ -106,34 +218,70 @@ def texts(text: Any) -> Iterator[tuple[str, Any]]:
         raise TypeError(f"text must be a str or a mapping of name to str, not {type(text).__name__}")
 
 
-def hits_in(pattern: re.Pattern[str], name: str, text: str) -> Iterator[Hit]:
-    """One hit a line: the first match in it. A match over several lines is one hit, with all of them."""
-    line, counted, at = 1, 0, 0
-    while at <= len(text):
-        match = pattern.search(text, at)
-        if match is None:
-            return
-        start = text.rfind("\n", 0, match.start()) + 1
-        end = text.find("\n", max(match.start(), match.end() - 1))
-        end = len(text) if end < 0 else end
-        if start == len(text):
-            return  # an empty match behind the last newline is no line
+def rows_in(pattern: re.Pattern[str], text: str, around: tuple[int, int]) -> Iterator[Row]:
+    """Of a str."""
+    known = None if isinstance(pattern.pattern, bytes) else traits(pattern)
+    if known is not None and known.absent(text):
+        return
+    if known is not None:
+        pattern = known.suited(pattern, text)
+    line, counted = 0, 0
+    for match, start, end in scanning.lines_in(pattern, text, 0, len(text) + 1):
         line += text.count("\n", counted, start)
         counted = start
-        yield Hit(name, line, text[start:end].rstrip("\r"), match.span())
-        at = end + 1
+        yield (line, text[start:end].rstrip("\r"), *match.span(), *lines_around(text, match.span(), around))
 
 
-def hits_in_text(pattern: re.Pattern[str], name: str, text: Text) -> Iterator[Hit]:
-    """As `hits_in`, window by window."""
-    line, counted, at, size = 1, 0, 0, 0
+def rows_in_text(pattern: re.Pattern[str], text: Text, around: tuple[int, int]) -> Iterator[Row]:
+    """Of a Text: piece by piece where lines can be searched by themselves."""
+    plan = scanning.prepare(pattern, text)
+    place = line = 0
+    if plan is not None and plan.known.barriers == b"\n":
+        plan.line_numbers = True
+        try:
+            for base, lines, rows in scanning.run(plan, rows_in_piece(around)):
+                for number, shown, start, end, before, after in rows:
+                    yield lines + number, shown, base + start, base + end, before, after
+            return
+        except scanning.Unbroken as unbroken:
+            place, line = unbroken.place, unbroken.line
+    for number, shown, start, end in rows_in_windows(pattern, text, place, line):
+        yield (number, shown, start, end, *lines_around(text, (start, end), around))
+
+
+def rows_in_piece(around: tuple[int, int]) -> scanning.Take:
+    """What `scanning.run` is to make of a piece: its rows."""
+
+    def take(scan: scanning.Scan, piece: scanning.Piece) -> list[Row]:
+        text = piece.text or ""
+        rows: list[Row] = []
+        line, counted = 0, piece.lead
+        wide, shift = text, 0
+        for match, start, end in scanning.lines_in(piece.pattern, text, piece.lead, piece.limit):
+            if around != (0, 0) and not rows:
+                earlier = scan.lines_before(piece.start, around[0])
+                wide = earlier + text[piece.lead : piece.limit] + scan.lines_after(piece.end, around[1])
+                shift = len(earlier) - piece.lead
+            line += text.count("\n", counted, start)
+            counted = max(counted, start)
+            span = match.start() + shift, match.end() + shift
+            rows.append((line, text[start:end].rstrip("\r"), *match.span(), *lines_around(wide, span, around)))
+        return rows
+
+    return take
+
+
+def rows_in_windows(pattern: re.Pattern[str], text: Text, at: int, line: int) -> Iterator[tuple[int, str, int, int]]:
+    """Rows without the lines around them, from a character on, window by window."""
+    counted, size = at, 0
+    regex.uncertain(pattern, text, at)
     while True:
         place = at if size else next_place(pattern, text, at, None)
         if place is None:
             return
         if place > at:
             line, counted, at = line + text.count("\n", counted, place), place, place
-        window = Window(text, at, None, size)
+        window = Window(text, at, None, size, pattern)
         size, skip = 0, hopeless(pattern, window)
         while at <= window.base + len(window.text) and not skip:
             match = pattern.search(window.text, at - window.base)
@@ -146,10 +294,8 @@ def hits_in_text(pattern: re.Pattern[str], name: str, text: Text) -> Iterator[Hi
             if start == end and not text.piece(start, start + 1):
                 return  # an empty match behind the last newline is no line
             line += newlines(window, counted, start, text)
-            counted = start
-            span = window.base + match.start(), window.base + match.end()
-            text.fits(end - start, "the line of a match")
-            yield Hit(name, line, text.piece(start, end).rstrip("\r"), span)
+            counted = max(counted, start)
+            yield line, text[start:end].rstrip("\r"), window.base + match.start(), window.base + match.end()
             at = end + 1
         if window.final:
             return
@@ -178,19 +324,22 @@ def newlines(window: Window, start: int, end: int, text: Text) -> int:
     return text.count("\n", start, end) if end > start else 0
 
 
-def add_lines(hit: Hit, text: Any, around: tuple[int, int]) -> None:
-    """Fill in `before` and `after`."""
-    start = text.rfind("\n", 0, hit.start) + 1
+def lines_around(text: Any, span: tuple[int, int], around: tuple[int, int]) -> tuple[list[str], list[str]]:
+    """The lines before and after those of a match."""
+    before: list[str] = []
+    after: list[str] = []
+    start = text.rfind("\n", 0, span[0]) + 1 if around[0] else 0
     for _ in range(around[0]):
         if start == 0:
             break
         previous = text.rfind("\n", 0, start - 1) + 1
-        hit.before.insert(0, text[previous : start - 1].rstrip("\r"))
+        before.insert(0, text[previous : start - 1].rstrip("\r"))
         start = previous
-    end = text.find("\n", max(hit.start, hit.end - 1))
+    end = text.find("\n", max(span[0], span[1] - 1)) if around[1] else 0
     for _ in range(around[1]):
         if end < 0 or end + 1 >= len(text):
             break
         following = text.find("\n", end + 1)
-        hit.after.append(text[end + 1 : following if following >= 0 else len(text)].rstrip("\r"))
+        after.append(text[end + 1 : following if following >= 0 else len(text)].rstrip("\r"))
         end = following
+    return before, after

@@ -18,6 +18,7 @@ import time
 from collections import deque
 
 from . import wire
+from .blobs import Blobs
 from .capture import Capture
 from .facts import OomCounter, boot_facts, memory_limit
 
@@ -138,9 +139,9 @@ def become_worker(commands: int, frames: int, out: int, err: int) -> NoReturn:
 
 
 class Supervisor:
-    """The loop. `hosts` are the two fds of the stream to the host."""
+    """The loop. `host_in` and `host_out` are the stream to the host; `place` is where `Blobs` puts what it streams."""
 
-    def __init__(self, host_in: int, host_out: int) -> None:
+    def __init__(self, host_in: int, host_out: int, place: str = "") -> None:
         self.host_in = host_in
         self.host_out = host_out
         self.is_init = os.getpid() == 1
@@ -156,6 +157,7 @@ class Supervisor:
         self.buffer = bytearray(PIPE_SIZE)
         self.view = memoryview(self.buffer)
         self.wakeup = self.install_signals()
+        self.blobs = Blobs(place)
         self.worker: Worker
 
     # -- starting and leaving
@@ -187,6 +189,10 @@ class Supervisor:
 
         gc.collect()
         gc.freeze()
+        if not self.blobs.complete:
+            grow(self.host_in)
+        while not (self.blobs.complete and self.blobs.starts_worker):  # where a volume is filled, until `Q`
+            self.read_host()
         self.spawn()
         while True:
             self.turn()
@@ -208,7 +214,7 @@ class Supervisor:
         try:
             if self.is_init:
                 os.kill(-1, signal.SIGKILL)
-            else:
+            elif hasattr(self, "worker"):
                 os.killpg(self.worker.pid, signal.SIGKILL)
         except OSError:
             pass  # nobody is left
@@ -261,13 +267,13 @@ class Supervisor:
         self.send(kind, wire.header(facts)[4:])
 
     def read_host(self) -> None:
-        data = os.read(self.host_in, PIPE_SIZE)
-        if not data:
+        size = os.readv(self.host_in, [self.view])
+        if not size:
             self.leave()
         self.last_heard = time.monotonic()
         signal.alarm(SILENCE)
         try:
-            for kind, payload in self.commands.feed(data):
+            for kind, payload in self.commands.feed(self.view[:size]):
                 self.obey(kind, payload)
         except wire.Violation as error:  # our own host: the stream is garbled and cannot be trusted any more
             write_all(2, f"kernel: {error}\n".encode())
@@ -285,6 +291,8 @@ class Supervisor:
             self.kill_all()
         elif kind == b"P":
             self.send(b"p", payload)
+        elif kind == b"D":
+            self.send_facts(b"r", **self.blobs.take(payload))
         elif kind == b"Q":
             self.leave()
 
@@ -414,5 +422,5 @@ class Supervisor:
         self.spawn()
 
 
-def main() -> NoReturn:
-    Supervisor(0, 1).run()
+def main(place: str = "") -> NoReturn:
+    Supervisor(0, 1, place).run()

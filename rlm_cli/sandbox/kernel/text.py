@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from bisect import bisect_right
-from collections.abc import Sequence
-from itertools import islice
 from operator import index
-from threading import Lock
 
 from . import regex
-from .encoded import Encoded
+from .encoded import Encoded, Span
+from .parts import Parts, first_word, line_cut, line_end, separator_cut, separator_end, word_cut, word_end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,13 +16,19 @@ if TYPE_CHECKING:
 
     from .search import Hits
 
-    Cut = Callable[[str, bool], tuple[list[str], int]]
-    """(text, is it the end) -> (the whole pieces it begins with, the characters they took)."""
-
 WINDOW = 1 << 20
 FIRST = 1 << 12
-LISTED = 100_000
-"""Items of a slice of `Parts` that is a list; a longer one is a view."""
+EVERY = frozenset({"isalnum", "isalpha", "isascii", "isdecimal", "isdigit", "isnumeric", "isprintable", "isspace"})
+"""Questions that a str answers yes to when all its pieces do."""
+ADVICE = {
+    "encode": "digest = hashlib.sha256(); for piece in context.chunks(1_000_000): digest.update(piece.encode())",
+    "lower": "grep(pattern, ignore_case=True), re.finditer('(?i)...', context), or lower() of each line",
+    "upper": "upper() of each line of context.splitlines()",
+    "casefold": "grep(pattern, ignore_case=True), re.finditer('(?i)...', context), or casefold() of each line",
+    "replace": "replace() in each line of context.splitlines(), or in each piece of context.chunks(100_000)",
+    "translate": "translate() each piece of context.chunks(100_000)",
+}
+"""How to do in pieces what a method of str would do to a whole Text."""
 
 
 class TextTooLarge(MemoryError):  # noqa: N818
@@ -36,17 +38,19 @@ class TextTooLarge(MemoryError):  # noqa: N818
 class Text:
     """A document too large to be a str. It works like one, but is read piece by piece; a slice is a real str.
 
-    len, indexing and slices, `in`, find, rfind, index, rindex, count, startswith, endswith, ==, iteration;
-    splitlines(), split(sep) and chunks(size, overlap=0) give lazy sequences; grep(pattern); the functions of re, and
-    patterns that a cell compiles, take it. Whatever would make one string of more than `most` characters raises
-    TextTooLarge. A match of a regular expression that is longer than 250,000 characters may be missed.
+    Indexing and slices, `in`, find, count and the like, comparing, startswith, strip, partition, iteration work as
+    ever; splitlines(), split(sep) and chunks(size, overlap=0) give lazy sequences; the functions of re, grep,
+    io.StringIO and JSONDecoder.raw_decode take it. A part of more than `most` characters (a slice, a line) is a Text
+    again. Whatever would make one such str raises TextTooLarge, and says what to do instead. grep_count(pattern)
+    counts lines or matches, on every core. Of a regular expression that can run over lines without bounds, a match
+    that is longer than 250,000 characters may be missed.
     """
 
     __slots__ = ("_source", "_window", "most", "windows")
 
     def __init__(
         self,
-        source: Encoded,
+        source: Encoded | Span,
         most: int,
         window: int = WINDOW,
         windows: tuple[int, int, int] = (regex.WINDOW, regex.REACH, regex.BACK),
@@ -62,51 +66,69 @@ class Text:
         return len(self._source)
 
     def __bool__(self) -> bool:
-        return self._source.size > 0
+        return self.piece(0, 1) != ""
 
-    def fits(self, size: int, what: str) -> int:
+    def fits(self, size: int, what: str, advice: str = "") -> int:
         """`size`, when so many characters may be one str; else `TextTooLarge`."""
         if size > self.most:
-            raise TextTooLarge(
-                f"{what} would be a str of {size:,} characters; at most {self.most:,} fit in memory. Stream it: "
+            advice = advice or (
                 "for line in context.splitlines(), for piece in context.chunks(100_000), grep(pattern), "
                 "re.finditer(pattern, context), or a slice context[a:b]"
             )
+            too_large = f"{what} would be a str of {size:,} characters; at most {self.most:,} fit in memory"
+            raise TextTooLarge(f"{too_large}. Stream it: {advice}")
         return size
 
     def larger(self, size: int, at: int) -> int:
         """A larger size for a window of `size`, in which what begins at `at` does not end. Raises `TextTooLarge`."""
-        if size >= self.most:
-            self.fits(size + 1, f"the line, piece or match that begins at character {at:,}")
-        return min(2 * size, self.most)
+        if size > self.most:
+            self.fits(size, f"the line, piece or match that begins at character {at:,}", f"context[{at}:{at + 100_000}]"
+                      " and so on, context.chunks(100_000), find() and count() work in it")  # fmt: skip
+        return min(2 * size, self.most + 1)
+
+    def whole(self, what: str, advice: str = "") -> str:
+        """All of it, when it fits. Raises `TextTooLarge`, which has this advice."""
+        fewest = self._source.fewest  # no need to count
+        return self.piece(0, self.fits(fewest if fewest > self.most else len(self), what, advice))
 
     def piece(self, start: int, stop: int) -> str:
         """Characters [start, stop), 0 <= start, unchecked."""
         return self._source.text(start, stop)
 
+    def part(self, start: int, stop: int | None = None) -> str | Text:
+        """Characters [start, stop), 0 <= start: a str when they fit, else a Text."""
+        if stop is None and self._source.fewest - start <= self.most:
+            stop = len(self)
+        if stop is not None and stop - start <= self.most:
+            return self.piece(start, max(start, stop))
+        return Text(Span(self._source, start, stop), self.most, self._window, self.windows)
+
     def __str__(self) -> str:
-        if self._source.size > 4 * self.most:  # no need to count
-            self.fits(self._source.size, "the whole text")
-        return self.piece(0, self.fits(len(self), "the whole text"))
+        return self.whole("the whole text")
 
     def __format__(self, spec: str) -> str:
         return format(str(self), spec)
 
     def __repr__(self) -> str:
-        return f"<Text of {self._source.size:,} bytes; context[a:b] is a str>"
+        return f"<Text of {self._source.what}; a slice [a:b] is a str>"
 
     # -- looking at a place
 
-    def __getitem__(self, key: Any) -> str:
+    def __getitem__(self, key: Any) -> Any:
         if not isinstance(key, slice):
             return self._character(index(key))
         start, stop = key.start, key.stop
-        if key.step in (None, 1) and stop is not None and index(stop) >= 0 and (start is None or index(start) >= 0):
-            start, stop = index(start or 0), index(stop)
-            if stop - start <= self.most:
-                return self.piece(start, max(stop, start))
+        start = 0 if start is None else index(start)
+        stop = None if stop is None else index(stop)
+        if key.step in (None, 1) and start >= 0:
+            if stop is None:
+                return self.part(start)
+            if stop >= 0:
+                return self.part(start, stop if stop - start <= self.most else min(stop, len(self)))
         places = range(*key.indices(len(self)))
-        self.fits(len(places), "this slice")
+        if places.step == 1:
+            return self.part(places.start, places.stop)
+        self.fits(len(places), "this slice", "reversed(context), reversed(context.splitlines())" * (places.step < 0))
         return "".join(self._stepping(places))
 
     def _character(self, number: int) -> str:
@@ -123,14 +145,23 @@ class Text:
             part = places[at : at + most]
             yield self.piece(min(part[0], part[-1]), max(part[0], part[-1]) + 1)[:: places.step]
 
-    def __iter__(self) -> Iterator[str]:
-        at = 0
-        while True:
+    def pieces(self) -> Iterator[str]:
+        """All of it, in windows; at least one."""
+        at, piece = 0, self.piece(0, self._window)
+        yield piece
+        while len(piece) == self._window:
+            at += self._window
             piece = self.piece(at, at + self._window)
+            if piece:
+                yield piece
+
+    def __iter__(self) -> Iterator[str]:
+        for piece in self.pieces():
             yield from piece
-            at += len(piece)
-            if len(piece) < self._window:
-                return
+
+    def __reversed__(self) -> Iterator[str]:
+        for end in range(len(self), 0, -self._window):
+            yield from reversed(self.piece(max(0, end - self._window), end))
 
     # -- comparing
 
@@ -139,17 +170,35 @@ class Text:
             return True
         if not isinstance(other, (str, Text)):
             return NotImplemented
-        if isinstance(other, str) and not len(other) <= self._source.size <= 4 * len(other):
+        if isinstance(other, str) and not self._source.fewest <= len(other) <= self._source.size:
             return False  # no need to count
-        if len(other) != len(self):
-            return False
-        step = self._window
-        return all(self.piece(at, at + step) == other[at : at + step] for at in range(0, len(self), step))
+        return len(other) == len(self) and self._order(other) == 0
+
+    def _order(self, other: str | Text) -> int:
+        """Below 0, 0 or above 0: whether it comes before `other`, is equal or comes after it."""
+        at = 0
+        while True:
+            mine, its = self.piece(at, at + self._window), other[at : at + self._window]
+            if mine != its or not mine:
+                return (mine > its) - (mine < its)
+            at += self._window
+
+    def __lt__(self, other: object) -> bool:
+        return self._order(other) < 0 if isinstance(other, (str, Text)) else NotImplemented
+
+    def __le__(self, other: object) -> bool:
+        return self._order(other) <= 0 if isinstance(other, (str, Text)) else NotImplemented
+
+    def __gt__(self, other: object) -> bool:
+        return self._order(other) > 0 if isinstance(other, (str, Text)) else NotImplemented
+
+    def __ge__(self, other: object) -> bool:
+        return self._order(other) >= 0 if isinstance(other, (str, Text)) else NotImplemented
 
     def __hash__(self) -> int:
-        if self._source.size <= 4 * self.most and len(self) <= self.most:
+        if self._source.fewest <= self.most and len(self) <= self.most:
             return hash(str(self))
-        return hash((self._source.size, self.piece(0, 1000)))
+        return hash(("Text", self.piece(0, 1000)))
 
     # -- finding
 
@@ -160,7 +209,9 @@ class Text:
         if first < 0:
             first = max(0, first + len(self))
         if last is not None:
-            last = max(0, last + len(self)) if last < 0 else min(last, len(self))
+            last = max(0, last + len(self)) if last < 0 else last
+            if last > self._source.fewest and not self.piece(last - 1, last):
+                last = len(self)
         return first, last
 
     def _haystack(self, sub: str, start: Any, end: Any) -> Haystack | None:
@@ -172,7 +223,7 @@ class Text:
             return Haystack(source.text, sub, first, len(self) if last is None else last, self._window, int)
         if not needle:
             return None
-        stop = source.size if last is None else source.byte_at(last)
+        stop = source.end if last is None else source.byte_at(last)
         return Haystack(source.read, needle, source.byte_at(first), stop, self._window, source.char_at)
 
     def find(self, sub: str, start: Any = None, end: Any = None) -> int:
@@ -201,7 +252,15 @@ class Text:
             first, last = self._span(start, end)
             return max(0, (len(self) if last is None else last) - first + 1)
         hay = self._haystack(sub, start, end)
-        return 0 if hay is None else hay.count()
+        if hay is None:
+            return 0
+        if isinstance(hay.needle, bytes) and not overlaps_itself(hay.needle):
+            from .scanning import count_bytes
+
+            counted = count_bytes(self, hay.needle, hay.start, hay.stop)
+            if counted is not None:
+                return counted
+        return hay.count()
 
     def __contains__(self, sub: object) -> bool:
         if not isinstance(sub, str):
@@ -230,19 +289,119 @@ class Text:
 
     def splitlines(self, keepends: bool = False) -> Parts:
         """The lines, as str.splitlines has them: a sequence that reads them when they are used."""
-        return Parts(self, line_cut(keepends), "lines")
+        return Parts(self, line_cut(keepends), "lines", line_end, keepends)
 
     lines = splitlines
 
     def split(self, sep: str | None = None, maxsplit: int = -1) -> Any:
         """As str.split: without `maxsplit`, a sequence that reads the pieces when they are used."""
+        if sep is not None and not checked(sep):
+            raise ValueError("empty separator")
         if maxsplit >= 0:
-            return str(self).split(sep, maxsplit)
+            return list(self._first_pieces(sep, maxsplit))
         if sep is None:
-            return Parts(self, word_cut, "words")
+            return Parts(self, word_cut, "words", word_end)
+        return Parts(self, separator_cut(sep), "pieces", separator_end(sep))
+
+    def rsplit(self, sep: str | None = None, maxsplit: int = -1) -> Any:
+        """As str.rsplit: without `maxsplit`, what `split` gives."""
+        if maxsplit >= 0:
+            if sep is not None and not checked(sep):
+                raise ValueError("empty separator")
+            return [*self._last_pieces(sep, maxsplit)][::-1]
+        if sep is not None and overlaps_itself(checked(sep)):
+            return self.whole("context.rsplit()", "context.split(sep)").rsplit(sep)
+        return self.split(sep)
+
+    def _first_pieces(self, sep: str | None, most: int) -> Iterator[str | Text]:
+        at = 0 if sep else self._left(None)
+        while most > 0:
+            end = self.find(sep, at) if sep else self.forward(at, first_word)
+            if end < 0:
+                break
+            yield self.part(at, end)
+            at = end + len(sep) if sep else self._left(None, end)
+            most -= 1
+        rest = self.part(at)
+        if sep or rest:
+            yield rest
+
+    def _last_pieces(self, sep: str | None, most: int) -> Iterator[str | Text]:
+        end = len(self) if sep else self._right(None, len(self))
+        while most > 0:
+            at = self.rfind(sep, 0, end) if sep else self._backward(end, behind_space_in)
+            if at < 0:
+                break
+            yield self.part(at + len(sep) if sep else at, end)
+            end = at if sep else self._right(None, at)
+            most -= 1
+        if sep or end:
+            yield self.part(0, end)
+
+    def partition(self, sep: str) -> tuple[str | Text, str, str | Text]:
+        """As str.partition; what does not fit in a str is a Text."""
         if not checked(sep):
             raise ValueError("empty separator")
-        return Parts(self, separator_cut(sep), "pieces")
+        at = self.find(sep)
+        return (self.part(0), "", "") if at < 0 else (self.part(0, at), sep, self.part(at + len(sep)))
+
+    def rpartition(self, sep: str) -> tuple[str | Text, str, str | Text]:
+        """As str.rpartition; what does not fit in a str is a Text."""
+        if not checked(sep):
+            raise ValueError("empty separator")
+        at = self.rfind(sep)
+        return ("", "", self.part(0)) if at < 0 else (self.part(0, at), sep, self.part(at + len(sep)))
+
+    def removeprefix(self, prefix: str) -> str | Text:
+        return self.part(len(prefix) if self.startswith(checked(prefix)) else 0)
+
+    def removesuffix(self, suffix: str) -> str | Text:
+        return self.part(0, len(self) - len(suffix) if self.endswith(checked(suffix)) else None)
+
+    def strip(self, chars: str | None = None) -> str | Text:
+        """As str.strip; what does not fit in a str is a Text."""
+        first = self._left(chars)
+        return self.part(first, max(first, self._right(chars, len(self))))
+
+    def lstrip(self, chars: str | None = None) -> str | Text:
+        return self.part(self._left(chars))
+
+    def rstrip(self, chars: str | None = None) -> str | Text:
+        return self.part(0, self._right(chars, len(self)))
+
+    def _left(self, chars: str | None, at: int = 0) -> int:
+        """Where what `lstrip` leaves begins."""
+        "".strip(chars)  # raises what a str would
+        place = self.forward(at, lambda piece: len(piece) - len(left) if (left := piece.lstrip(chars)) else -1)
+        return len(self) if place < 0 else place
+
+    def _right(self, chars: str | None, end: int) -> int:
+        """Where what `rstrip` leaves ends."""
+        "".strip(chars)
+        return max(0, self._backward(end, lambda piece: len(piece.rstrip(chars)) or -1))
+
+    def forward(self, at: int, place: Callable[[str], int]) -> int:
+        """The first offset that `place` finds in a piece of the text from `at` on; -1: none."""
+        size = min(FIRST, self._window)
+        while True:
+            piece = self.piece(at, at + size)
+            found = place(piece)
+            if found >= 0:
+                return at + found
+            if len(piece) < size:
+                return -1
+            at, size = at + size, min(2 * size, self._window)
+
+    def _backward(self, end: int, place: Callable[[str], int]) -> int:
+        """The last offset that `place` finds in a piece of the text before `end`; -1: none."""
+        size = min(FIRST, self._window)
+        while end > 0:
+            at = max(0, end - size)
+            found = place(self.piece(at, end))
+            if found >= 0:
+                return at + found
+            end, size = at, min(2 * size, self._window)
+        return -1
 
     def chunks(self, size: int | None = None, overlap: int = 0, by: Any = None, count: int | None = None) -> Any:
         """`chunks(text, ...)`: pieces of at most `size` characters, cut at line ends or between records; lazy."""
@@ -255,6 +414,12 @@ class Text:
         from .search import grep
 
         return grep(pattern, self, **options)
+
+    def grep_count(self, pattern: Any, **options: Any) -> Any:
+        """`grep_count(pattern, text, **options)`: how many lines match."""
+        from .search import grep_count
+
+        return grep_count(pattern, self, **options)
 
     def finditer(self, pattern: Any, flags: int = 0) -> Iterator[regex.Match]:
         """re.finditer(pattern, text, flags)."""
@@ -273,12 +438,19 @@ class Text:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or not hasattr(str, name):
             raise AttributeError(f"'Text' object has no attribute {name!r}; a slice of it is a str")
+        if name in EVERY:
+            return lambda: all(map(getattr(str, name), self.pieces()))
 
         def method(*args: Any, **named: Any) -> Any:
-            self.fits(len(self), f"context.{name}()")
-            return getattr(str(self), name)(*args, **named)
+            return getattr(self.whole(f"context.{name}()", ADVICE.get(name, "")), name)(*args, **named)
 
         return method
+
+    def __copy__(self) -> Text:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Text:
+        return self
 
     def __add__(self, other: Any) -> str:
         return str(self) + str(other) if isinstance(other, (str, Text)) else NotImplemented
@@ -353,6 +525,14 @@ class Haystack:
         return count
 
 
+def behind_space_in(piece: str) -> int:
+    """Where the word begins that ends with this piece, or behind it; -1: it began before."""
+    if piece[-1].isspace():
+        return len(piece)
+    words = piece.rsplit(None, 1)
+    return len(piece) - len(words[-1]) if len(words) == 2 or piece[0].isspace() else -1
+
+
 def overlaps_itself(needle: Any) -> bool:
     return any(needle[:size] == needle[-size:] for size in range(1, len(needle)))
 
@@ -374,175 +554,3 @@ def compiled(pattern: Any, flags: int) -> re.Pattern[str]:
 
     made: re.Pattern[str] = regex.real_pattern(re.compile(pattern, flags))
     return made
-
-
-# -- lazy sequences of pieces
-
-
-class Parts(Sequence[str]):
-    """The lines, words, pieces or chunks of a Text, in order, read when they are used: `len`, `[i]`, slices, `for`."""
-
-    def __init__(self, text: Text, cut: Cut, what: str) -> None:
-        self._text = text
-        self._cut = cut
-        self._what = what
-        self._lock = Lock()  # guards the marks: of each batch, its first piece's number and offset
-        self._marks = [(0, 0)]
-        self._count: int | None = None
-        self._kept: tuple[int, list[str]] = (-1, [])
-
-    def _batch(self, number: int) -> list[str]:
-        """The pieces of a batch that has a mark; marks the following one."""
-        kept, items = self._kept
-        if kept == number:
-            return items
-        first, offset = self._marks[number]
-        items, following = self._read(offset)
-        with self._lock:
-            if number + 1 == len(self._marks) and self._count is None:
-                if following is None:
-                    self._count = first + len(items)
-                else:
-                    self._marks.append((first + len(items), following))
-        self._kept = (number, items)  # last: a batch that is kept has been followed by its mark
-        return items
-
-    def _read(self, offset: int) -> tuple[list[str], int | None]:
-        """The pieces from one offset on, and the offset where the next ones begin (None: there are none)."""
-        size = self._text._window
-        while True:
-            text = self._text.piece(offset, offset + size)
-            final = len(text) < size
-            items, used = self._cut(text, final)
-            if final:
-                return items, None
-            if used:
-                return items, offset + used
-            size = self._text.larger(size, offset)
-
-    def _batches(self, first: int = 0) -> Iterator[list[str]]:
-        number = first
-        while True:
-            yield self._batch(number)
-            number += 1
-            if number >= len(self._marks):
-                return
-
-    def _holding(self, item: int) -> int:
-        """The batch with an item, or the last batch."""
-        while self._count is None and item >= self._marks[-1][0]:
-            last = len(self._marks) - 1
-            if item < self._marks[last][0] + len(self._batch(last)):
-                return last
-        return bisect_right(self._marks, (item, sys.maxsize)) - 1
-
-    def _from(self, item: int) -> Iterator[str]:
-        first = self._holding(item)
-        skipped = item - self._marks[first][0]
-        for items in self._batches(first):
-            yield from items[skipped:] if skipped else items
-            skipped = 0
-
-    def __iter__(self) -> Iterator[str]:
-        return self._from(0)
-
-    def __len__(self) -> int:
-        while self._count is None:
-            self._batch(len(self._marks) - 1)
-        return self._count
-
-    def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, slice):
-            part = View(self, key)
-            return list(part) if part.is_short() else part
-        number = index(key)
-        if number < 0:
-            number += len(self)
-        batch = self._holding(number)
-        items = self._batch(batch)
-        place = number - self._marks[batch][0]
-        if number < 0 or place >= len(items):
-            raise IndexError(f"there are only {len(self):,} {self._what}")
-        return items[place]
-
-    def __repr__(self) -> str:
-        return f"<{self._what} of a Text; len(), [i], slices and for work>"
-
-
-class View(Sequence[str]):
-    """A long slice of `Parts`."""
-
-    def __init__(self, parts: Parts, key: slice) -> None:
-        self._parts = parts
-        self._key = key
-        self._known: range | None = None
-
-    def _places(self) -> range:
-        if self._known is None:
-            self._known = range(*self._key.indices(len(self._parts)))
-        return self._known
-
-    def _ahead(self) -> tuple[int, int | None] | None:
-        """(start, stop) of a slice that can be taken without knowing how many pieces there are."""
-        start, stop, step = self._key.start, self._key.stop, self._key.step
-        forward = step in (None, 1) and (start is None or start >= 0) and (stop is None or stop >= 0)
-        return (start or 0, stop) if forward else None
-
-    def is_short(self) -> bool:
-        ahead = self._ahead()
-        if ahead is not None and ahead[1] is not None and ahead[1] - ahead[0] <= LISTED:
-            return True
-        if ahead is None:
-            return len(self._places()) <= LISTED
-        return self._parts._count is not None and self._parts._count <= LISTED
-
-    def __len__(self) -> int:
-        return len(self._places())
-
-    def __iter__(self) -> Iterator[str]:
-        ahead = self._ahead()
-        if ahead is None:
-            return (self._parts[place] for place in self._places())
-        start, stop = ahead
-        return islice(self._parts._from(start), None if stop is None else max(0, stop - start))
-
-    def __getitem__(self, key: Any) -> Any:
-        places = self._places()[key]
-        if isinstance(places, int):
-            return self._parts[places]
-        stop = places.stop if places.stop >= 0 else None
-        return self._parts[places.start : stop : places.step] if places else []
-
-    def __repr__(self) -> str:
-        return f"<a slice of {self._parts!r}>"
-
-
-def line_cut(keepends: bool) -> Cut:
-    def cut(text: str, final: bool) -> tuple[list[str], int]:
-        lines = text.splitlines(True)
-        if not final:  # the last one may go on, if only by "\n" after "\r"
-            last = lines.pop()
-            used = len(text) - len(last)
-            return (lines if keepends else text[:used].splitlines()), used
-        return (lines if keepends else text.splitlines()), len(text)
-
-    return cut
-
-
-def separator_cut(sep: str) -> Cut:
-    def cut(text: str, final: bool) -> tuple[list[str], int]:
-        pieces = text.split(sep)
-        if final:
-            return pieces, len(text)
-        last = pieces.pop()
-        return pieces, len(text) - len(last)
-
-    return cut
-
-
-def word_cut(text: str, final: bool) -> tuple[list[str], int]:
-    words = text.split()
-    if final or not words or text[-1].isspace():
-        return words, len(text)
-    last = words.pop()
-    return words, len(text) - len(last)

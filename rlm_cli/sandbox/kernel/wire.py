@@ -23,7 +23,15 @@ PART_MAX = 1024 * 1024
 KEEP = 64 * 1024
 """Bytes kept of each end of a cell's stdout and stderr."""
 SAMPLE = 64 * 1024
-"""Bytes of each end of a file that its proof covers."""
+"""Bytes of one sample of a file."""
+SAMPLES = 10
+"""Samples that a file's proof covers: both ends, and eight spread between them."""
+PIECE = 256 * 1024
+"""Bytes of a blob in one `D` frame: small, so that a slow line still brings an answer every few seconds."""
+IN_MEMORY = "memory"
+"""Where blobs go that are not written to a folder."""
+BLOB_FD = 300
+"""File descriptor of the first blob in memory, above all that a worker closes."""
 
 LOST_PIPES = 99
 """Exit status of a worker whose pipes a cell closed."""
@@ -31,7 +39,7 @@ BROKEN = 97
 """Exit status of a worker whose own loop failed: a cell broke something it needs."""
 
 FROM_HOST = b"WCIKPQD"
-FROM_SUPERVISOR = b"boetlwdxsp"
+FROM_SUPERVISOR = b"boetlwdxspr"
 FROM_WORKER = b"wd"
 
 HEAD = 5  # type and length
@@ -134,12 +142,26 @@ def proof_lines(proofs: Iterable[tuple[str, int, str]]) -> bytes:
     return b"".join(_encode(entry).encode("ascii") + b"\n" for entry in proofs)
 
 
-def proof(fd: int) -> tuple[int, str]:
-    """What both sides compare to know that they see the same file: its size, and blake2b-128 (hex) of its first and
-    last 64 KiB (the whole file twice, when it is smaller)."""
+def blob_path(number: int) -> str:
+    """Where the supervisor and its worker find a blob in memory, by the order in which they came."""
+    return f"/proc/self/fd/{BLOB_FD + number}"
+
+
+def sample_starts(size: int) -> Sequence[int]:
+    """Where the samples of `size` bytes begin, in order; `SAMPLE` bytes each, less where the bytes end. Of a small
+    file they are the whole of it."""
+    if size <= SAMPLES * SAMPLE:
+        return range(0, size, SAMPLE)
+    return [(size - SAMPLE) * number // (SAMPLES - 1) for number in range(SAMPLES)]
+
+
+def proof(fd: int, size: int) -> tuple[int, str]:
+    """What both sides compare to know that they see the same: how many of the first `size` bytes there are, and
+    blake2b-128 (hex) of their samples. What a growing file has beyond `size` does not count."""
     from hashlib import blake2b  # 3 ms that the boot frame need not wait for
 
-    size = _fstat(fd).st_size
-    digest = blake2b(_pread(fd, SAMPLE, 0), digest_size=16)
-    digest.update(_pread(fd, SAMPLE, max(0, size - SAMPLE)))
+    size = min(size, _fstat(fd).st_size)
+    digest = blake2b(digest_size=16)
+    for start in sample_starts(size):
+        digest.update(_pread(fd, min(SAMPLE, size - start), start))
     return size, digest.hexdigest()

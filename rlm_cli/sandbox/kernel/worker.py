@@ -6,11 +6,11 @@ import gc
 import os
 import sys
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, stack_size
 from time import perf_counter
 
 from . import context as corpus
-from . import regex, wire
+from . import forked, wire
 from .answers import Answers
 from .calls import Calls
 from .cells import Cells
@@ -19,6 +19,7 @@ from .facts import memory_limit
 from .helpers import Helpers
 from .interrupts import Interrupts
 from .link import Link
+from .memory import STACK, Guard
 from .streams import Streams
 
 TYPE_CHECKING = False
@@ -58,11 +59,15 @@ class Worker:
     def __init__(self, commands: int, frames: int) -> None:
         self.interrupts = Interrupts()
         self.interrupts.install()
-        self.link = Link(commands, frames, self.interrupts)
+        forked.shield = self.interrupts
+        self.guard = Guard(memory_limit())
+        if self.guard.most is not None:
+            stack_size(STACK)
+        self.link = Link(commands, frames, self.interrupts, self.guard)
         self.calls = Calls(self.link, self.interrupts)
         self.answers = Answers(self.link)
         self.streams = Streams()
-        self.cells = Cells(self.interrupts)
+        self.cells = Cells(self.interrupts, self.guard)
         self.helpers = Helpers(self.calls, self.answers, self.cells.namespace)
         self.inbox: SimpleQueue[tuple[dict[str, Any], bytes]] = SimpleQueue()
         self.fflush = c_flush()
@@ -104,7 +109,10 @@ class Worker:
             self.link.send({"op": "attach_failed", "reason": reason}, message.encode("utf-8", "replace"))
             return
         if corpus.has_text(index, fields["text_limit"]):
+            from . import bridges, regex
+
             regex.install(self.cells.namespace)
+            bridges.install()
         self.helpers.install(context)
         self.attached = True
         proof = wire.proof_lines(facts.pop("proof"))
@@ -119,6 +127,7 @@ class Worker:
         status, error = self.cells.run(number, source)
         if not self.link.is_ours():
             self.leave_fork(error)
+        forked.end_all()
         self.streams.flush()
         self.fflush(None)
         if status == "ok":

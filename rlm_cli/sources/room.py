@@ -1,0 +1,66 @@
+"""Disk space: what rlm has to store (stdin, URLs, what is unpacked or converted) never fills a disk up."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError
+from ..units import human_bytes
+
+LEFT = 1 << 30
+LEFT_SHARE = 0.05
+MOST_LEFT = 16 << 30
+"""So much stays free: 1 GiB or 5 % of the disk, but no more than 16 GiB of a large one."""
+UNCHECKED = 64 << 20
+"""Bytes that may always be stored: a small input works on a nearly full disk too."""
+LOOK_EVERY = 16 << 20
+
+SPACE_HINT = "free some space there, or use another disk: RLM_HOME=/path rlm ..."
+
+
+def disk_of(folder: Path) -> tuple[int, int]:
+    """Bytes in all and free for us on the folder's disk."""
+    usage = shutil.disk_usage(folder)
+    return usage.total, usage.free
+
+
+@dataclass
+class Room:
+    """Watches the disk of `folder` while files grow in it; one for each command."""
+
+    folder: Path
+    disk: Callable[[Path], tuple[int, int]] = disk_of
+    stored: int = 0
+    """Bytes so far."""
+    look_at: int = UNCHECKED
+
+    def take(self, count: int, what: str) -> None:
+        """`count` more bytes of `what` are stored. Raises `InputError` when too few are left on the disk."""
+        self.stored += count
+        if self.stored >= self.look_at:
+            self.look_at = self.stored + LOOK_EVERY
+            self._check(0, what)
+
+    def need(self, size: int, what: str) -> None:
+        """As `take`, for a size that is known beforehand."""
+        if size >= UNCHECKED:
+            self._check(size, what)
+
+    def _check(self, size: int, what: str) -> None:
+        total, free = self.disk(self.folder)
+        left = min(max(LEFT, int(total * LEFT_SHARE)), MOST_LEFT)
+        if free - size < left:
+            raise InputError(
+                f"{what} does not fit in {self.folder}: {human_bytes(free)} are free there, "
+                f"and rlm leaves {human_bytes(left)} alone",
+                hint=SPACE_HINT,
+                code="disk",
+            )
+
+
+def disk_error(error: OSError, folder: Path, what: str) -> InputError:
+    """A file could not be made or written."""
+    return InputError(f"{what} could not be kept in {folder}: {error.strerror}", hint=SPACE_HINT, code="disk")
