@@ -13,7 +13,7 @@ import typer
 
 from .. import config, sources
 from ..engine import Limits
-from ..errors import AuthError, ConfigError, ExitCode, Interrupted, RlmError
+from ..errors import AuthError, ConfigError, ExitCode, InputError, Interrupted, RlmError
 from ..events import Listener
 from ..render.look import Look, look_for
 from ..render.ticker import Ticker
@@ -29,7 +29,7 @@ from .boundary import failure_lines, guard_stdout, report
 from .dry_run import cost_range, show_plan
 from .handover import hand_over, keep, opened, stopped, unwritten
 from .invocation import Invocation, question_of
-from .mode import may_be_direct, route
+from .mode import most_bytes, preflight, route
 from .output import EventLines, Sink
 from .scratch import Scratch, scratch
 from .session import Plan, ask_once
@@ -115,22 +115,28 @@ def _answer(invocation: Invocation, sink: Sink) -> int:
         run_id = new_run_id()
         folder, place = stack.enter_context(run_folder(invocation, run_id))
         docker = stack.enter_context(closing(Docker(settings, folder)))
+        down = None
         if not invocation.dry_run and isinstance(models, Models):
             models.start_loading()
-            if not may_be_direct(settings, models):
-                docker.ready(ticker)  # before anything is read
+            down = preflight(settings, invocation.parsed.sources, models, docker, ticker)
+            invocation = only_what_one_call_holds(invocation, models) if down else invocation
         question = question_of(invocation.parsed)
         reading.tell_unread_stdin(invocation.parsed, ticker)
-        corpus = reading.read(
-            invocation.parsed.sources,
-            invocation.source_options,
-            place,
-            stdin=folder,
-            ticker=ticker,
-            env=env,
-            cache=invocation.places.converted if settings.logs.enabled else None,
-            offline=settings.run.offline,
-        )
+        try:
+            corpus = reading.read(
+                invocation.parsed.sources,
+                invocation.source_options,
+                place,
+                stdin=folder,
+                ticker=ticker,
+                env=env,
+                cache=invocation.places.converted if settings.logs.enabled else None,
+                offline=settings.run.offline,
+            )
+        except InputError as error:
+            if down and error.code == "over_max_input":
+                raise down from error
+            raise
         chosen = None if isinstance(models, AuthError) else route(settings, question, corpus, models)
         if invocation.dry_run or chosen is None or isinstance(models, AuthError):
             ticker.close()
@@ -143,6 +149,13 @@ def _answer(invocation: Invocation, sink: Sink) -> int:
         plan = replace(plan, scratch=str(place.folder))
         plan = replace(plan, check=schema.check, schema=schema.text) if schema else plan
         return carry_out(invocation, plan, models, docker, look=look, sink=sink)
+
+
+def only_what_one_call_holds(invocation: Invocation, models: Models) -> Invocation:
+    """There is no engine: more input could not be answered, and to say so after gigabytes of a pipe would be late."""
+    options, most = invocation.source_options, most_bytes(invocation.settings, models)
+    least = most if options.max_input is None else min(most, options.max_input)
+    return replace(invocation, source_options=replace(options, max_input=least))
 
 
 def models_for(invocation: Invocation, env: Mapping[str, str]) -> Models | AuthError:

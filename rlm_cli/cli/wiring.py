@@ -197,6 +197,10 @@ class Docker:
             resolve_image(self._connected(), self._options, on_progress=lambda progress: _show(ticker, progress))
             self._options, self._is_ready = replace(self._options, pull="never"), True
 
+    def reach(self) -> None:
+        """Connect, and nothing more. Raises `SandboxError`."""
+        self._connected().api()
+
     def close(self) -> None:
         """Release the engine's connections."""
         if self._engine is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -165,3 +167,20 @@ def test_without_sub_calls_none_are_taught_and_none_are_made(shell: Shell, how: 
     assert " 0\n" in second.prompt
     assert "llm_query" not in "".join(message["content"] for message in first.messages)
     assert "sub-call" not in "".join(message["content"] for message in first.messages)
+
+
+def test_no_engine_is_told_before_a_long_pipe_has_been_read(bare: Shell) -> None:
+    """A pipe that has more than one call may hold, and never ends, ends at once."""
+    process = bare.start("ask", "-", "Q", "--json", *bare.model("root/plain"), "--mode", "auto", stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        for _ in range(64):
+            process.stdin.write(b"x" * 2**16)
+            process.stdin.flush()
+    assert process.stdout is not None
+    told = json.loads(process.stdout.read())
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+    process.stdin = None
+    bare.finish(process)
+    assert (told["exit_code"], told["error"]["code"]) == (5, "docker_daemon_down")
