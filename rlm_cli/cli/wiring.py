@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import config
 from ..engine import LedgerView
-from ..errors import SandboxError
-from ..events import ROOT, Emit, ModelPair, Preparing, SandboxInfo, Totals, Warned
+from ..events import ROOT, Emit, ModelPair, Preparing, Totals, Warned
 from ..models import Model
 from ..models.breaker import Breaker
 from ..models.cached import Cached
@@ -26,7 +25,7 @@ from ..models.retrying import Retrying
 from ..models.router import Router
 from ..models.store import ReplyStore
 from ..render.ticker import Ticker
-from ..sandbox import ContextFacts, Document, Host, OnOutput, SandboxOptions, StepResult
+from ..sandbox import SandboxOptions
 from ..units import human_bytes
 
 if TYPE_CHECKING:
@@ -206,17 +205,14 @@ class Docker:
         if self._engine is not None:
             self._engine.close()
 
-    def sandbox(self, run_id: str, emit: Emit) -> OnDemand:
-        """A sandbox for one run; not opened."""
-        return OnDemand(lambda: self._container(run_id, emit))
-
     def _connected(self) -> Engine:
         from ..sandbox.container import Engine
 
-        self._engine = self._engine or Engine()
+        self._engine = self._engine or Engine()  # connects at its first call
         return self._engine
 
-    def _container(self, run_id: str, emit: Emit) -> DockerSandbox:
+    def sandbox(self, run_id: str, emit: Emit) -> DockerSandbox:
+        """A sandbox for one run; not opened, which a run that needs none never does."""
         from ..sandbox.docker_sandbox import DockerSandbox
 
         return DockerSandbox(
@@ -228,44 +224,6 @@ class Docker:
             on_stage=lambda what, done, total: emit(Preparing(what, done, total), ROOT),
             on_note=lambda note: emit(Warned(note), ROOT),
         )
-
-
-class OnDemand:
-    """The `Sandbox` that `make` makes when it is opened: a run that does without never imports Docker."""
-
-    def __init__(self, make: Callable[[], DockerSandbox]) -> None:
-        self._make = make
-        self._made: DockerSandbox | None = None
-
-    @property
-    def info(self) -> SandboxInfo:
-        return self._made.info if self._made else SandboxInfo()
-
-    async def open(self, documents: Sequence[Document], host: Host) -> ContextFacts:
-        self._made = await asyncio.to_thread(self._make)
-        return await self._made.open(documents, host)
-
-    async def execute(self, code: str, *, timeout: float, on_output: OnOutput | None = None) -> StepResult:
-        if self._made is None:
-            raise SandboxError("the sandbox is not open", code="sandbox_lost")
-        return await self._made.execute(code, timeout=timeout, on_output=on_output)
-
-    def interrupt(self) -> None:
-        if self._made is not None:
-            self._made.interrupt()
-
-    async def changes(self) -> tuple[str, ...]:
-        """See `DockerSandbox.changes`."""
-        return await self._made.changes() if self._made else ()
-
-    async def close(self) -> None:
-        if self._made is not None:
-            await self._made.close()
-
-    def kill_now(self) -> None:
-        """See `DockerSandbox.kill_now`."""
-        if self._made is not None:
-            self._made.kill_now()
 
 
 def text_limit(memory: int) -> int:
