@@ -49,7 +49,8 @@ def cost_range(models: Models, corpus: Corpus, mode: Mode) -> Range:
 
     tokens, cap = corpus.facts.tokens_est, models.pricing.caps.usd
     if mode == "direct":
-        low, high = (root.at_most(tokens + OPENING_TOKENS, replies * REPLY_TOKENS) for replies in (1, 5))
+        # Logs and tables have up to twice the tokens that their bytes suggest.
+        low, high = (root.at_most(times * tokens + OPENING_TOKENS, times * REPLY_TOKENS) for times in (1, 2))
         return Range(low, high if cap is None else min(high, cap))
     calls = max(1, 4 * tokens // payload_chars(models.sub_window))
     reading = sub.at_most(int(tokens * PROMPT_SHARE), calls * REPLY_TOKENS) if mode == "rlm" else 0.0
