@@ -18,7 +18,7 @@ from rlm_cli.prompts import (
     parse_reply,
     payload_chars,
 )
-from rlm_cli.prompts.texts import fenced
+from rlm_cli.prompts.texts import fenced, system_text
 from rlm_cli.sandbox import Captured, ContextFacts, StepResult
 from rlm_cli.sandbox.kernel.helpers import FUNCTIONS, Helpers
 
@@ -252,12 +252,19 @@ def test_what_only_looks_like_code_is_not_run(reply: str) -> None:
 
 def test_rlm_query_is_what_the_depth_allows() -> None:
     """Above depth 1 it is told as a run of its own; at the limit as the plain call that it is there."""
-    context = ContextFacts(kind="str", documents=1, bytes=10, chars=10, lines=1, lines_exact=True)
-    facts, left = InputFacts(1, 10), Remaining(30)
-    flat, deep = (
-        opening("Q?", facts=facts, context=context, payload=300_000, remaining=left, depth=depth)[0] for depth in (1, 2)
-    )
+    flat, deep = (system_text(payload=300_000, depth=depth) for depth in (1, 2))
     assert ("a run like this one" in flat, "a run like this one" in deep) == (False, True)
     assert "4. `rlm_query`" in deep
     assert "4. `rlm_query`" not in flat
-    assert "{rlm" not in flat + deep
+    assert "{" not in (flat + deep).replace("{i}", "").replace("{s}", "").replace("{len(hits)}", "")
+
+
+def test_without_sub_calls_the_prompt_teaches_none() -> None:
+    """Depth 0: shorter, no word of another model but that there is none, and no marks of the file in either."""
+    with_calls, without = (system_text(payload=300_000, depth=depth) for depth in (1, 0))
+    assert not re.search(r"query|sub-|chunks of|\{", without)
+    assert "no other model" in without
+    assert "llm_query_batched" in with_calls
+    assert "no other model" not in with_calls
+    assert "{sub}" not in with_calls + without
+    assert len(without) < len(with_calls) * 0.7

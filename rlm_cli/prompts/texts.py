@@ -29,22 +29,13 @@ STREAMING = {
     ),
 }
 
-# What `rlm_query` is, and when to use it: at the depth limit, and where it starts a child run.
-PLAIN = ("- `rlm_query(prompt, text)`: `llm_query` with the text below the prompt.", "")
-RECURSIVE = (
-    (
-        "- `rlm_query(prompt, context)`: a run like this one for a sub-question; its `context` is a slice of yours of"
-        " any size, a list of names or a dict of texts. Returns the value that it submits."
-        " `rlm_query_batched(prompts, contexts)`: several in parallel, failures as above."
-    ),
-    "4. `rlm_query`, when a sub-question needs turns of its own on its part of the input. Slow and dear.\n",
-)
-
 # Kept of a sub-model's window for its reply, and characters a token: both on the safe side.
 REPLY_TOKENS = 8_000
 CHARS_PER_TOKEN = 3
 MAX_PAYLOAD = 400_000
 UNKNOWN_WINDOW = 32_000
+
+_MARKED = re.compile(r"(?:\{(?P<mark>sub|alone|flat|deep)\})?(?P<text>.*)")
 
 
 @dataclass(frozen=True)
@@ -78,24 +69,25 @@ def payload_chars(window: int | None) -> int:
 
 
 @cache
-def _system_template() -> str:
-    return resources.files(__package__).joinpath("system.md").read_text("utf-8")
+def prompt_file(name: str) -> str:
+    """A file of this folder."""
+    return resources.files(__package__).joinpath(name).read_text("utf-8")
+
+
+def system_text(*, payload: int, depth: int) -> str:
+    """The system prompt. In the file, a mark begins what only holds at some depths: `{sub}` with sub-calls, `{alone}`
+    without (0), `{flat}` where `rlm_query` is one of them (1), `{deep}` where it starts child runs (above)."""
+    holds = {"": True, "sub": depth > 0, "alone": depth == 0, "flat": depth == 1, "deep": depth > 1}
+    lines = (_MARKED.fullmatch(line) for line in prompt_file("system.md").split("\n"))
+    kept = (line["text"] for line in lines if line and holds[line["mark"] or ""])
+    return "\n".join(kept).strip("\n").replace("{payload}", f"{payload:,}") + "\n"
 
 
 def opening(
-    question: str,
-    *,
-    facts: InputFacts,
-    context: ContextFacts,
-    payload: int,
-    remaining: Remaining,
-    depth: int = 1,
+    question: str, *, facts: InputFacts, context: ContextFacts, payload: int, remaining: Remaining, depth: int = 1
 ) -> tuple[str, str]:
-    """The system prompt and the first user message. `depth`: how deep sub-calls may recurse; above 1 `rlm_query` starts
-    child runs."""
-    what, when = RECURSIVE if depth > 1 else PLAIN
-    system = _system_template().replace("{payload}", f"{payload:,}")
-    system = system.replace("{rlm_query}", what).replace("{rlm_rung}", when)
+    """The system prompt and the first user message."""
+    system = system_text(payload=payload, depth=depth)
     parts = [
         "Question:\n" + fenced(question),
         "Input:\n" + "\n".join(f"- {line}" for line in _facts_lines(facts, context)),
