@@ -111,6 +111,8 @@ class Task:
     limits: Limits = Limits()
     check: Callable[[Answer], str] = lambda _answer: ""
     """What is wrong with a submitted answer (--schema), "" when nothing is."""
+    cite: bool = True
+    """Whether the root is asked for evidence."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,7 @@ class _Loop:
             context=context,
             payload=self.payload,
             remaining=self.remaining(),
+            cite=self.task.cite,
         )
         self.emit(PromptSet(system, user))
         return History.start(system=system, user=user)

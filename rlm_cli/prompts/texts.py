@@ -29,6 +29,12 @@ STREAMING = {
     ),
 }
 
+# What is asked for with --cite. A few quotes: they cost output tokens.
+EVIDENCE = (
+    " `FINAL(value, evidence=[...])` adds what shows it: a few short quotes, word for word, or matches of `grep`;"
+    " each is looked up in the input."
+)
+
 # Kept of a sub-model's window for its reply, and characters a token: both on the safe side.
 REPLY_TOKENS = 8_000
 CHARS_PER_TOKEN = 3
@@ -72,10 +78,16 @@ def _system_template() -> str:
 
 
 def opening(
-    question: str, *, facts: InputFacts, context: ContextFacts, payload: int, remaining: Remaining
+    question: str,
+    *,
+    facts: InputFacts,
+    context: ContextFacts,
+    payload: int,
+    remaining: Remaining,
+    cite: bool = True,
 ) -> tuple[str, str]:
-    """The system prompt and the first user message."""
-    system = _system_template().replace("{payload}", f"{payload:,}")
+    """The system prompt, which asks for evidence if `cite`, and the first user message."""
+    system = _system_template().replace("{payload}", f"{payload:,}").replace("{evidence}", EVIDENCE if cite else "")
     parts = [
         "Question:\n" + fenced(question),
         "Input:\n" + "\n".join(f"- {line}" for line in _facts_lines(facts, context)),
