@@ -58,6 +58,7 @@ def test_a_script_leads_to_its_answer(kind: Any, n: int, dialect: Any) -> None:
         "llm_query": script.sub_reply,
         "llm_query_batched": lambda prompts: [script.sub_reply(prompt) for prompt in prompts],
         "print": lambda *_: None,
+        "grep_count": lambda pattern: sum(re.search(pattern, line) is not None for line in context.splitlines()),
     }
     for turn in range(plan.turns):
         assert (submitted, names["answer"]) == ([], {})

@@ -28,8 +28,8 @@ SEARCHES = (
     ("(timeout|refused|exhausted) after [0-9]+", r"\b[Ee]xhausted\b"),
 )
 """Patterns that mean the same to `re`, on str and bytes, and to `grep -E`; at most one match a line."""
-COUNT = "len(re.findall({pattern!r}, context))"
-"""How a model counts matches."""
+COUNT = {"final": "grep_count({pattern!r})", "answer": "len(re.findall({pattern!r}, context))"}
+"""How a model counts matches: as our system prompt teaches it, and as it would anywhere."""
 CELLS = {
     "batch": "replies = llm_query_batched([f'item {{i}}' for i in range({n})])\nprint(len(replies))",
     "seq": "replies = [llm_query(f'item {{i}}') for i in range({n})]\nprint(len(replies))",
@@ -82,7 +82,7 @@ class Script:
             code = LOOK
         elif self.kind == "search":
             start = "import re\ncounts = []\n" if turn == 1 else ""
-            code = f"{start}counts.append({COUNT.format(pattern=self.patterns[turn - 1])})\nprint(counts)"
+            code = f"{start}counts.append({COUNT[self.dialect].format(pattern=self.patterns[turn - 1])})\nprint(counts)"
         else:
             code = CELLS[self.kind].format(n=self.n)
         return f"Next I run this.\n```repl\n{code}\n```\n"

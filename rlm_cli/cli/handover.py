@@ -97,7 +97,7 @@ def keep(answer: Answer, log: RunLog | None, *, named: bool) -> None:
 
 def keep_apart(data: Spooled) -> None:
     """Outlive the command where nothing else does: the reader removes it."""
-    descriptor, name = tempfile.mkstemp(prefix="rlm-answer-", dir=data.path.parent.parent)
+    descriptor, name = tempfile.mkstemp(prefix="rlm-answer-")
     os.close(descriptor)
     data.keep(Path(name))
 

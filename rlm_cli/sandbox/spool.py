@@ -46,8 +46,8 @@ class Spooled:
                 yield data
 
     def keep(self, path: Path) -> None:
-        """Move the file, within its file system, to where it stays. Raises `OSError`."""
-        self.path.replace(path)
+        """Move the file to where it stays; a rename, unless that is another disk. Raises `OSError`."""
+        shutil.move(self.path, path)
         self._finalizer.detach()
         self.path = path
 

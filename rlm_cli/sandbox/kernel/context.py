@@ -19,7 +19,7 @@ from .text import Text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any, NoReturn
 
 ROOT = "/in"
@@ -485,6 +485,12 @@ def check_ranges(index: Index, sizes: dict[str, int]) -> None:
     if number is not None:
         entry, have = index[number], ends[index.file_of(number)]
         raise ContextError("unreadable", f"{entry.name}: expected {entry.size} bytes, the file has only {have}")
+
+
+def counting(context: str | Text | Documents) -> Callable[[], bool] | None:
+    """One step of counting a huge text's characters, which makes its first `len` quick; None: nothing to count."""
+    source = context._source if isinstance(context, Text) else None
+    return source.look_further if isinstance(source, Encoded) else None
 
 
 def attach_one(library: Library) -> tuple[str | Text, dict[str, Any]]:

@@ -149,6 +149,13 @@ class Encoded:
             while self.auto and self._done < self.size:
                 self._grow()
 
+    def look_further(self) -> bool:
+        """Extend the table by one read. False: it is whole."""
+        with self._lock:
+            if self._done < self.size:
+                self._grow()
+            return self._done < self.size
+
     def _cover(self, char: int) -> None:
         """Extend the table over the character `char`, if there is one."""
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from contextlib import nullcontext
 from queue import SimpleQueue
 from threading import Thread, stack_size
 from time import perf_counter
@@ -17,6 +18,7 @@ from .cells import Cells
 from .display import format_error
 from .facts import memory_limit
 from .helpers import Helpers
+from .idle import Idle
 from .interrupts import Interrupts
 from .link import Link
 from .memory import STACK, Guard
@@ -72,6 +74,7 @@ class Worker:
         self.inbox: SimpleQueue[tuple[dict[str, Any], bytes]] = SimpleQueue()
         self.fflush = c_flush()
         self.attached = False
+        self.idle: Idle | None = None
 
     def read(self) -> NoReturn:
         """The reader thread: replies go where they are awaited, everything else to the main thread."""
@@ -118,13 +121,18 @@ class Worker:
         proof = wire.proof_lines(facts.pop("proof"))
         gc.freeze()
         self.link.send({"op": "attached", **facts}, proof)
+        step = corpus.counting(context)
+        if step is not None:
+            self.idle = Idle(step)
+            self.idle.start()
 
     def run_cell(self, number: int, source: str) -> None:
         self.streams.restore()
         self.interrupts.install()
         self.calls.cell = self.answers.cell = number
         started = _clock()
-        status, error = self.cells.run(number, source)
+        with self.idle.held() if self.idle is not None else nullcontext():
+            status, error = self.cells.run(number, source)
         if not self.link.is_ours():
             self.leave_fork(error)
         forked.end_all()
