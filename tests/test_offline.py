@@ -68,7 +68,11 @@ class Session:
             "grep": lambda pattern, **options: grep(pattern, context, **options),
         }
 
-    def final(self, value: object) -> None:
+    def final(self, value: object, evidence: Sequence[object] = ()) -> None:
+        """Evidence is matches of grep, or quotes: each is in the input."""
+        texts = [self.context] if isinstance(self.context, str) else list(self.context.values())
+        for one in evidence:
+            assert any((one if isinstance(one, str) else one.text) in text for text in texts)  # type: ignore[attr-defined]
         raise _Submitted(value)
 
     def batched(self, prompts: list[str]) -> list[object]:

@@ -30,10 +30,7 @@ STREAMING = {
 }
 
 # What is asked for with --cite. A few quotes: they cost output tokens.
-EVIDENCE = (
-    " `FINAL(value, evidence=[...])` adds what shows it: a few short quotes, word for word, or matches of `grep`;"
-    " each is looked up in the input."
-)
+EVIDENCE = " `FINAL(value, evidence=[...])` adds a few short quotes, word for word, that show it; each is looked up."
 
 # Kept of a sub-model's window for its reply, and characters a token: both on the safe side.
 REPLY_TOKENS = 8_000

@@ -44,7 +44,7 @@ def citation_lines(citations: Sequence[Citation], *, here: str = "", most: int =
 
 
 def _line(one: Citation, here: str) -> Text:
-    quote = f"“{clean_line(one.quote, _QUOTE)}”"
+    quote = f'"{clean_line(one.quote, _QUOTE)}"'
     remark = _REMARKS.get(one.status, "")
     if one.line is None:
         said = f" (said to be in {clean_line(one.document, _QUOTE)})" if one.document else ""

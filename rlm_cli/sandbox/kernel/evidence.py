@@ -15,11 +15,16 @@ from itertools import islice
 from .text import Text
 from .wire import EVIDENCE_MAX, NAME_CHARS, QUOTE_CHARS, QUOTES_MAX
 
+FARTHEST = 1 << 53
+"""No document has so many characters."""
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     Quote = tuple[str, str, "int | None"]
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 TAKES = (
     "a quote (str), a match of grep, a piece of chunks, a line of draw_sample, (document, quote), "
@@ -84,6 +89,8 @@ def made(text: Any, document: Any, start: int | None, name: str) -> Quote:
         text = text[: QUOTE_CHARS + 1]
     if not isinstance(text, str) or not (document is None or isinstance(document, str)):
         raise TypeError(f"{name} is not evidence: it takes {TAKES}")
+    if start is not None and not 0 <= start < FARTHEST:
+        start = None
     # A str of its own: a piece would keep its whole text alive, and says how long it is in its own way.
     return str(text[: QUOTE_CHARS + 1]), str(document or "")[:NAME_CHARS], start
 
@@ -95,7 +102,7 @@ def packed(evidence: list[Quote]) -> bytes:
     size, left_out, cut = 0, False, False
     for text, document, start in dict.fromkeys(evidence):
         cut = cut or len(text) > QUOTE_CHARS
-        row = json.dumps([text[:QUOTE_CHARS], document, start], ensure_ascii=False).encode("utf-8", "replace")
+        row = _encode([text[:QUOTE_CHARS], document, start]).encode("utf-8", "replace")
         if not text.strip() or len(lines) >= QUOTES_MAX or size + len(row) + 1 > EVIDENCE_MAX:
             left_out = True
             continue

@@ -20,7 +20,7 @@ CALLS_MAX = 16
 """`call` frames in flight from one worker."""
 PART_MAX = 1024 * 1024
 """Bytes of one piece of an answer."""
-EVIDENCE_MAX = 4 * 1024 * 1024
+EVIDENCE_MAX = 1024 * 1024
 """Bytes of an answer's evidence, which come before its first piece."""
 QUOTES_MAX = 1_000
 QUOTE_CHARS = 4_000
