@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -59,6 +59,7 @@ class Session:
     """Runs code blocks in one namespace; sub-calls go to the offline model itself."""
 
     def __init__(self, context: Context, *, fail: int = 0) -> None:
+        self.context = context
         self.prompts: list[str] = []
         self.fail = fail
         self.namespace = {

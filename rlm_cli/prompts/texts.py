@@ -70,8 +70,18 @@ def payload_chars(window: int | None) -> int:
 
 
 @cache
-def _system_template() -> str:
-    return resources.files(__package__).joinpath("system.md").read_text("utf-8")
+def prompt_file(name: str) -> str:
+    """A file of this folder."""
+    return resources.files(__package__).joinpath(name).read_text("utf-8")
+
+
+def system_text(*, payload: int, depth: int, cite: bool = True) -> str:
+    """The system prompt. In the file, `{sub}` marks what only holds with sub-calls, and `{alone}` what only holds
+    without, at depth 0."""
+    marked, other = ("{sub}", "{alone}") if depth else ("{alone}", "{sub}")
+    lines = (line.removeprefix(marked) for line in prompt_file("system.md").split("\n") if not line.startswith(other))
+    text = "\n".join(lines).strip("\n").replace("{payload}", f"{payload:,}") + "\n"
+    return text.replace("{evidence}", EVIDENCE if cite else "")
 
 
 def opening(
@@ -81,10 +91,11 @@ def opening(
     context: ContextFacts,
     payload: int,
     remaining: Remaining,
+    depth: int = 1,
     cite: bool = True,
 ) -> tuple[str, str]:
     """The system prompt, which asks for evidence if `cite`, and the first user message."""
-    system = _system_template().replace("{payload}", f"{payload:,}").replace("{evidence}", EVIDENCE if cite else "")
+    system = system_text(payload=payload, depth=depth, cite=cite)
     parts = [
         "Question:\n" + fenced(question),
         "Input:\n" + "\n".join(f"- {line}" for line in _facts_lines(facts, context)),
