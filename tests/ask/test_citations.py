@@ -81,8 +81,11 @@ def test_without_it_nothing_is_asked_or_told(shell: Shell) -> None:
     assert (quiet.out, quiet.err) == (b"the pool\n", "")
     assert len(shell.record()[-1]["result"]["citations"]) == 4
     assert prompt_chars(shell) > shorter
-    assert ask(shell, "--schema", '{"type":"string"}', "--json").json["citations"] == []
-    assert len(ask(shell, "--schema", '{"type":"string"}', "--cite", "--json").json["citations"]) == 4
+    (shell.folder / "script.jsonl").write_text(
+        json.dumps({"reply": "```repl\nFINAL(['the pool'], evidence=['exhausted'])\n```"}) + "\n"
+    )
+    assert ask(shell, "--schema", '{"type":"array"}', "--json").json["citations"] == []
+    assert len(ask(shell, "--schema", '{"type":"array"}', "--cite", "--json").json["citations"]) == 1
 
 
 def test_stdin_has_lines_and_no_path(shell: Shell) -> None:
