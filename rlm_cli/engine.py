@@ -77,6 +77,8 @@ STOP_S = 30.0
 REFUSALS = 1_000
 
 
+# Said to code that asks a model at depth 0.
+NO_SUBCALLS = "this run has no sub-calls: do it by code, or print the passages and read them"
 # Said of an answer that nobody submitted.
 LAST_OUTPUT = "nobody submitted an answer: this is the last output of the model's code"
 
@@ -111,6 +113,10 @@ class Task:
     limits: Limits = Limits()
     check: Callable[[Answer], str] = lambda _answer: ""
     """What is wrong with a submitted answer (--schema), "" when nothing is."""
+    schema: str = ""
+    """The JSON Schema that `check` checks, "" for none."""
+    depth: int = 1
+    """How deep sub-calls may recurse; 0: there are none, and the model is not told of them."""
 
 
 @dataclass(frozen=True)
@@ -124,10 +130,11 @@ class LedgerView:
 
 @dataclass
 class Found:
-    """What a run has found so far, for whoever has to end it from outside: the last output of its code."""
+    """What a run has found so far, for whoever has to end it: the last output of its code. `note` says what it is."""
 
     answer: Answer | None = None
     iterations: int = 0
+    note: str = LAST_OUTPUT
 
 
 @dataclass(frozen=True)
@@ -154,13 +161,13 @@ class Outcome:
     error: RlmError | None = None
 
 
-async def run(task: Task, deps: Deps, span: Span = ROOT) -> Outcome:
-    """Answer one question. The caller closes the sandbox.
+async def run(task: Task, deps: Deps, span: Span = ROOT, *, taken: int = 0) -> Outcome:
+    """Answer one question. The caller closes the sandbox. `taken`: turns that this run has already had.
 
     Raises `RlmError` for what ends a run without any answer: no key, bad input, provider or sandbox lost before
     anything was found.
     """
-    loop = _Loop(task, deps, span)
+    loop = _Loop(task, deps, span, taken)
     history = await loop.open()
     try:
         async with asyncio.timeout(task.limits.time_s) as loop.timer:
@@ -181,10 +188,10 @@ async def run(task: Task, deps: Deps, span: Span = ROOT) -> Outcome:
 class _Loop:
     """One run's state: the history so far, the turn number, the sub-call desk."""
 
-    def __init__(self, task: Task, deps: Deps, span: Span) -> None:
+    def __init__(self, task: Task, deps: Deps, span: Span, taken: int) -> None:
         self.task, self.deps, self.span = task, deps, span
         self.started = deps.clock()
-        self.step = 0
+        self.step = taken
         self.history = History(())
         self.notes: list[TurnNote] = []
         self.variables: tuple[str, ...] = ()
@@ -210,6 +217,7 @@ class _Loop:
             context=context,
             payload=self.payload,
             remaining=self.remaining(),
+            depth=self.task.depth,
         )
         self.emit(PromptSet(system, user))
         return History.start(system=system, user=user)
@@ -253,7 +261,7 @@ class _Loop:
 
     def problem_with(self, answer: Answer) -> str:
         """Why a submitted answer goes back to the root; "" when it stands."""
-        if _is_empty(answer):
+        if is_empty(answer):
             problem = "FINAL got an empty value; submit an answer, in words if there is none."
         else:
             problem = self.task.check(answer)
@@ -369,13 +377,14 @@ class _Loop:
         )
         self.deps.found.iterations = self.step
         if text.strip():
+            self.deps.found.note = LAST_OUTPUT
             self.deps.found.answer = Answer("text", text.encode("utf-8", "replace"))
 
     def what_was_found(self) -> Answer | None:
         """The last rung; None when there is nothing, or a partial answer is not wanted."""
         if self.task.limits.on_limit == "fail" or self.deps.found.answer is None:
             return None
-        self.emit(Warned(LAST_OUTPUT))
+        self.emit(Warned(self.deps.found.note))
         return self.deps.found.answer
 
     def finish_step(self, result: StepResult | None, began: float, observation: str = "") -> None:
@@ -385,11 +394,10 @@ class _Loop:
 
     def submitted(self, answer: Answer, problem: str) -> Outcome:
         """An answer is complete unless it never satisfied, or a cap refused some of the calls it was built on."""
-        if _is_empty(answer):
+        if is_empty(answer):
             return Outcome("no_answer", None, self.step)
         if problem:
-            error = SchemaError(f"the answer does not satisfy the schema after {REPAIRS} repairs: {problem}")
-            return Outcome("error", answer, self.step, None, error)
+            return Outcome("error", answer, self.step, None, never_fitted(problem))
         if self.desk.limit is not None:
             self.emit(LimitReached(self.desk.limit.limit, self.desk.limit.message))
             return Outcome("partial", answer, self.step, self.desk.limit.limit, self.desk.limit)
@@ -411,7 +419,7 @@ class _Loop:
                     answer = await self.answer_with_what_there_is(limit)
             except (LimitError, ProviderError, TimeoutError) as error:
                 self.emit(Warned(f"the last turn failed: {str(error) or 'no reply in time'}"))
-        if answer is None or _is_empty(answer):
+        if answer is None or is_empty(answer):
             answer = self.what_was_found()
         if answer is None:
             return Outcome("no_answer", None, self.step, limit.limit, limit)
@@ -439,7 +447,8 @@ class _Loop:
         totals, ledger, limits = self.deps.ledger.totals(), self.deps.ledger, self.task.limits
         usd = None if totals.max_usd is None else max(totals.max_usd - totals.cost.usd, 0.0)
         tokens = ledger.max_tokens and max(ledger.max_tokens - totals.usage.total.total, 0)
-        subcalls = None if ledger.max_subcalls is None else max(ledger.max_subcalls - totals.calls.sub, 0)
+        most = ledger.max_subcalls if self.task.depth else None  # what there is not is not mentioned
+        subcalls = None if most is None else max(most - totals.calls.sub, 0)
         seconds = limits.time_s and max(limits.time_s - (self.deps.clock() - self.started), 0.0)
         return Remaining(limits.iterations - self.step, subcalls, seconds, usd, tokens)
 
@@ -500,6 +509,8 @@ class SubCallDesk:
             self._loop.deps.sandbox.interrupt()
 
     def _refusal(self, prompt: str) -> str:
+        if not self._loop.task.depth:
+            return NO_SUBCALLS
         if self.fatal is not None:
             return self.fatal.message
         if self.limit is not None:
@@ -519,7 +530,7 @@ class SubCallDesk:
         left = self._loop.remaining()
         return {
             "turns": left.turns,
-            "subcalls": left.subcalls,
+            "subcalls": left.subcalls if self._loop.task.depth else 0,
             "seconds": None if left.seconds is None else round(left.seconds, 1),
             "usd": None if left.usd is None else round(left.usd, 6),
             "tokens": left.tokens,
@@ -536,12 +547,17 @@ class SubCallDesk:
             raise self.limit
 
 
+def never_fitted(problem: str, repairs: int = REPAIRS) -> SchemaError:
+    """The end of the repairs."""
+    return SchemaError(f"after {repairs} repairs {problem}")
+
+
 def _said(text: str) -> StepResult:
     """An answer given in prose, as the result of a cell that submitted it."""
     return StepResult("ok", answer=Answer("text", text.encode("utf-8", "replace")))
 
 
-def _is_empty(answer: Answer) -> bool:
+def is_empty(answer: Answer) -> bool:
     """Nothing at all. An empty list or object is an answer: "none"."""
     if answer.kind == "json" and answer.data in (b"null", b'""'):
         return True

@@ -236,6 +236,8 @@ class Result:
     error: ErrorInfo | None = None
     warnings: tuple[str, ...] = ()
     log_dir: str | None = None
+    mode: str = ""
+    """How the answer came about: rlm, rlm-d0 or direct (`rlm help modes`)."""
     answer_file: AnswerFile | None = None
     schema_version: int = SCHEMA_VERSION
 
@@ -262,6 +264,10 @@ class RunStarted:
     """The sources as the user named them (for the header and `runs list`)."""
     cost_note: str = ""
     """What is unusual about pricing: offline model, unknown price."""
+    mode: str = ""
+    """rlm, rlm-d0 or direct. A direct run whose input turns out not to fit goes on as the others do: a warning says
+    so, `sandbox.ready` follows, and the result has the mode that answered."""
+    mode_why: str = ""
     type: str = "run.started"
 
 
@@ -288,7 +294,8 @@ class SandboxReady:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """The opening messages, once: with `CodeWritten` and `StepFinished` every later prompt can be rebuilt."""
+    """The opening messages: with `CodeWritten` and `StepFinished` every later prompt can be rebuilt. Of documents that
+    were sent whole (mode direct) only the sizes are here: the record of a run does not copy its input."""
 
     system: str
     user: str
@@ -312,7 +319,8 @@ class ModelText:
 
 @dataclass(frozen=True)
 class CodeWritten:
-    """The root's whole reply (cut at its first closed code block) and the code found in it ("" when none)."""
+    """The root's whole reply (cut at its first closed code block) and the code found in it ("" when none, as always in
+    mode direct)."""
 
     step: int
     reply: str

@@ -18,7 +18,7 @@ from rlm_cli.prompts import (
     parse_reply,
     payload_chars,
 )
-from rlm_cli.prompts.texts import fenced
+from rlm_cli.prompts.texts import fenced, system_text
 from rlm_cli.sandbox import Captured, ContextFacts, StepResult
 from rlm_cli.sandbox.kernel.helpers import FUNCTIONS, Helpers
 
@@ -248,3 +248,14 @@ def test_other_ways_to_write_code(reply: str, code: str) -> None:
 def test_what_only_looks_like_code_is_not_run(reply: str) -> None:
     """JSON that carries none, tags that say nothing."""
     assert parse_reply(reply).code == ""
+
+
+def test_without_sub_calls_the_prompt_teaches_none() -> None:
+    """Depth 0: shorter, no word of another model but that there is none, and no marks of the file in either."""
+    with_calls, without = (system_text(payload=300_000, depth=depth) for depth in (1, 0))
+    assert not re.search(r"query|sub-|chunks of|\{", without)
+    assert "no other model" in without
+    assert "llm_query_batched" in with_calls
+    assert "no other model" not in with_calls
+    assert "{sub}" not in with_calls + without
+    assert len(without) < len(with_calls) * 0.7

@@ -235,6 +235,7 @@ def ours() -> Contender:
 
     def command(job: Job, script: Script, url: str) -> list[str]:
         models = ["-m", f"openai/root/{script.name}", "--sub-model", f"openai/sub/{job.sub_ms}", "--api-base", url]
+        models += ["--mode", "rlm"]
         # A loopback model has no price, and the default caps are meant for people.
         limits = ["--price", "0,0", "--max-iterations", str(script.turns + 1), "--concurrency", str(CONCURRENCY)]
         limits += ["--max-input", "none"]

@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..engine import answer_data
 from ..errors import UsageError
 from ..sandbox import Answer
 
 
-def load(text: str) -> Callable[[Answer], str]:
-    """The check for a schema given as JSON or as a file's path. Raises `UsageError` before anything is spent."""
+class AnswerSchema(NamedTuple):
+    """A schema as JSON text, and its check: what is wrong with an answer, "" when nothing is."""
+
+    text: str
+    check: Callable[[Answer], str]
+
+
+def load(text: str) -> AnswerSchema:
+    """A schema given as JSON or as a file's path. Raises `UsageError` before anything is spent."""
     import jsonschema
 
     schema = _parse(text)
@@ -30,13 +37,13 @@ def load(text: str) -> Callable[[Answer], str]:
         try:
             value = answer_data(answer) if answer.kind == "json" else json.loads(answer.whole())
         except (ValueError, RecursionError):
-            return "FINAL's value does not satisfy the schema: it is not JSON. Submit a Python value, not a sentence."
+            return "the value does not satisfy the schema: it is not JSON (a value is wanted, not a sentence)"
         problem = jsonschema.exceptions.best_match(validator.iter_errors(value))
         if problem is None:
             return ""
-        return f"FINAL's value does not satisfy the schema at {problem.json_path}: {problem.message[:500]}"
+        return f"the value does not satisfy the schema at {problem.json_path}: {problem.message[:500]}"
 
-    return check
+    return AnswerSchema(json.dumps(schema, ensure_ascii=False), check)
 
 
 def _parse(text: str) -> dict[str, Any]:

@@ -13,11 +13,12 @@ import typer
 
 from .. import config, sources
 from ..engine import Limits
-from ..errors import AuthError, ConfigError, ExitCode, Interrupted, RlmError
+from ..errors import AuthError, ConfigError, ExitCode, InputError, Interrupted, RlmError
 from ..events import Listener
 from ..render.look import Look, look_for
 from ..render.ticker import Ticker
 from ..render.views import view_for
+from ..routing import Mode, Route
 from ..runlog import RunLog, make_private, new_run_id
 from ..sources.arguments import STDIN, Line, split_arguments
 from ..sources.stdin import carries_data, stdin_kind
@@ -28,6 +29,7 @@ from .boundary import failure_lines, guard_stdout, report
 from .dry_run import cost_range, show_plan
 from .handover import hand_over, keep, opened, stopped, unwritten
 from .invocation import Invocation, question_of
+from .mode import most_bytes, preflight, route
 from .output import EventLines, Sink
 from .scratch import Scratch, scratch
 from .session import Plan, ask_once
@@ -106,35 +108,54 @@ def _answer(invocation: Invocation, sink: Sink) -> int:
     """Check what is cheap to check, read, run, hand over."""
     settings, env = invocation.settings, config.environment()
     look = look_for(sys.stderr, color=settings.output.color, env=env, verbosity=settings.run.verbose)
-    check = answer_schema.load(invocation.schema) if invocation.schema else None
+    schema = answer_schema.load(invocation.schema) if invocation.schema else None
     models = models_for(invocation, env)
     with ExitStack() as stack:
         ticker = stack.enter_context(closing(Ticker(sys.stderr, look, quiet=settings.run.quiet)))
         run_id = new_run_id()
         folder, place = stack.enter_context(run_folder(invocation, run_id))
-        docker = None
+        docker = stack.enter_context(closing(Docker(settings, folder)))
+        down = None
         if not invocation.dry_run and isinstance(models, Models):
             models.start_loading()
-            docker = stack.enter_context(Docker.ready(settings, folder, ticker))
+            down = preflight(settings, invocation.parsed.sources, models, docker, ticker)
+            invocation = only_what_one_call_holds(invocation, models) if down else invocation
         question = question_of(invocation.parsed)
         reading.tell_unread_stdin(invocation.parsed, ticker)
-        corpus = reading.read(
-            invocation.parsed.sources,
-            invocation.source_options,
-            place,
-            stdin=folder,
-            ticker=ticker,
-            env=env,
-            cache=invocation.places.converted if settings.logs.enabled else None,
-            offline=settings.run.offline,
-        )
+        try:
+            corpus = reading.read(
+                invocation.parsed.sources,
+                invocation.source_options,
+                place,
+                stdin=folder,
+                ticker=ticker,
+                env=env,
+                cache=invocation.places.converted if settings.logs.enabled else None,
+                offline=settings.run.offline,
+            )
+        except InputError as error:
+            if down and error.code == "over_max_input":
+                raise down from error
+            raise
+        chosen = None if isinstance(models, AuthError) else route(settings, question, corpus, models)
+        if invocation.dry_run or chosen is None or isinstance(models, AuthError):
+            ticker.close()
+            return show_plan(invocation, question, corpus, models, chosen, sink)
+        if chosen.mode != "direct":
+            docker.ready(ticker)
         ticker.close()
-        if docker is None or isinstance(models, AuthError):
-            return show_plan(invocation, question, corpus, models, sink)
-        confirm(invocation, models, corpus)
-        plan = make_plan(invocation, models, corpus, question=question, run_id=run_id, folder=folder)
-        plan = replace(plan, check=check or plan.check, scratch=str(place.folder))
+        confirm(invocation, models, corpus, chosen.mode)
+        plan = make_plan(invocation, models, corpus, chosen, question=question, run_id=run_id, folder=folder)
+        plan = replace(plan, scratch=str(place.folder))
+        plan = replace(plan, check=schema.check, schema=schema.text) if schema else plan
         return carry_out(invocation, plan, models, docker, look=look, sink=sink)
+
+
+def only_what_one_call_holds(invocation: Invocation, models: Models) -> Invocation:
+    """There is no engine: more input could not be answered, and to say so after gigabytes of a pipe would be late."""
+    options, most = invocation.source_options, most_bytes(invocation.settings, models)
+    least = most if options.max_input is None else min(most, options.max_input)
+    return replace(invocation, source_options=replace(options, max_input=least))
 
 
 def models_for(invocation: Invocation, env: Mapping[str, str]) -> Models | AuthError:
@@ -172,10 +193,10 @@ def run_folder(invocation: Invocation, run_id: str) -> Iterator[tuple[Path, Scra
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def confirm(invocation: Invocation, models: Models, corpus: sources.Corpus) -> None:
+def confirm(invocation: Invocation, models: Models, corpus: sources.Corpus, mode: Mode) -> None:
     """Ask a person before a run that may cost more than `confirm_above`; a script obeys the cap alone."""
     above = invocation.settings.confirm_above
-    high = cost_range(models, corpus).high
+    high = cost_range(models, corpus, mode).high
     if above is None or invocation.yes or high is None or high <= above:
         return
     if invocation.interactive and not typer.confirm(f"This may cost up to {money(high)}. Go on?", err=True):
@@ -183,11 +204,20 @@ def confirm(invocation: Invocation, models: Models, corpus: sources.Corpus) -> N
 
 
 def make_plan(
-    invocation: Invocation, models: Models, corpus: sources.Corpus, *, question: str, run_id: str, folder: Path
+    invocation: Invocation,
+    models: Models,
+    corpus: sources.Corpus,
+    chosen: Route,
+    *,
+    question: str,
+    run_id: str,
+    folder: Path,
 ) -> Plan:
     """What the run will do, from settings and corpus."""
     settings, limits = invocation.settings, invocation.settings.limits
     warnings = list(settings.warnings)
+    if chosen.overruled:
+        warnings.append(f"--mode {settings.mode} is not possible: {chosen.why}; answered by code, in the sandbox")
     if limits.depth > 1:
         warnings.append("this version answers rlm_query as a plain sub-call: --max-depth above 1 has no effect yet")
     return Plan(
@@ -203,12 +233,14 @@ def make_plan(
             "tokens": models.pricing.caps.tokens,
             "time": limits.time_s,
             "iterations": limits.iterations,
-            "depth": limits.depth,
+            "depth": 0 if chosen.mode == "rlm-d0" else limits.depth,
             "subcalls": limits.subcalls,
             "concurrency": limits.concurrency,
         },
         aliases=models.aliases,
         note=models.note,
+        mode=chosen.mode,
+        mode_why=chosen.why,
         warnings=tuple(warnings),
         log_dir=str(folder) if settings.logs.enabled else None,
     )

@@ -11,6 +11,7 @@ from ..errors import AuthError, ExitCode
 from ..events import SCHEMA_VERSION, to_json
 from ..prompts import payload_chars
 from ..render.sanitize import clean_line
+from ..routing import Mode, Route
 from ..sources import Corpus
 from ..sources.summary import summary_line
 from ..units import compact_count, money
@@ -35,8 +36,9 @@ class Range:
     high: float | None
 
 
-def cost_range(models: Models, corpus: Corpus) -> Range:
-    """From a run that only uses code to one whose sub-models read the whole input once; never above the cap."""
+def cost_range(models: Models, corpus: Corpus, mode: Mode) -> Range:
+    """From a run that only uses code to one whose sub-models read the whole input once, or one call that holds the
+    input; never above the cap."""
     root, sub = (models.ledger.price(name) for name in (models.choice.root, models.choice.sub))
     if root is None or sub is None:
         return Range(None, None)
@@ -45,38 +47,49 @@ def cost_range(models: Models, corpus: Corpus) -> Range:
         inputs = sum(OPENING_TOKENS + turn * TURN_TOKENS for turn in range(count))
         return root.at_most(inputs, count * REPLY_TOKENS)
 
-    tokens = corpus.facts.tokens_est
+    tokens, cap = corpus.facts.tokens_est, models.pricing.caps.usd
+    if mode == "direct":
+        # Logs and tables have up to twice the tokens that their bytes suggest.
+        low, high = (root.at_most(times * tokens + OPENING_TOKENS, times * REPLY_TOKENS) for times in (1, 2))
+        return Range(low, high if cap is None else min(high, cap))
     calls = max(1, 4 * tokens // payload_chars(models.sub_window))
-    reading = sub.at_most(int(tokens * PROMPT_SHARE), calls * REPLY_TOKENS)
+    reading = sub.at_most(int(tokens * PROMPT_SHARE), calls * REPLY_TOKENS) if mode == "rlm" else 0.0
     high = turns(LONG_TURNS) + reading
-    cap = models.pricing.caps.usd
     return Range(turns(SHORT_TURNS), high if cap is None else min(high, cap))
 
 
-def show_plan(invocation: Invocation, question: str, corpus: Corpus, models: Models | AuthError, sink: Sink) -> int:
+def show_plan(
+    invocation: Invocation,
+    question: str,
+    corpus: Corpus,
+    models: Models | AuthError,
+    chosen: Route | None,
+    sink: Sink,
+) -> int:
     """The dry run's output, on stdout: it is what was asked for. Without a key it still shows what would be read."""
     for warning in (*invocation.settings.warnings, *corpus.notes):
         show.note(invocation.settings, f"rlm: warning: {warning}")
     if invocation.settings.output.format == "text":
         summary = summary_line(corpus, invocation.parsed.sources, invocation.source_options)
-        lines = [f"question: {question}", f"sources: {summary}", *_model_lines(models, corpus)]
+        lines = [f"question: {question}", f"sources: {summary}", *_model_lines(models, corpus, chosen)]
         lines += [_limits_line(invocation.settings.limits), "dry run: nothing was sent and nothing was spent"]
         sink.write("".join(f"{clean_line(line, 2_000)}\n" for line in lines).encode())
     else:
-        sink.write(plan_json(question, corpus, models))
+        sink.write(plan_json(question, corpus, models, chosen))
     sink.commit()
     return int(ExitCode.OK)
 
 
-def _model_lines(models: Models | AuthError, corpus: Corpus) -> list[str]:
-    if isinstance(models, AuthError):
-        return [f"models: none: {models.message}", f"fix: {models.hint}"]
-    cost, cap = cost_range(models, corpus), models.pricing.caps.usd
+def _model_lines(models: Models | AuthError, corpus: Corpus, chosen: Route | None) -> list[str]:
+    if isinstance(models, AuthError) or chosen is None:
+        return [f"models: none: {models.message}", f"fix: {models.hint}"] if isinstance(models, AuthError) else []
+    cost, cap = cost_range(models, corpus, chosen.mode), models.pricing.caps.usd
     amount = (
         "unknown price" if cost.low is None or cost.high is None else f"roughly {money(cost.low)} to {money(cost.high)}"
     )
     return [
         f"models: {models.choice.root} -> {models.choice.sub} ({models.choice.why})",
+        f"mode: {chosen.mode}: {chosen.why}",
         f"cost: {amount}; {'no cap' if cap is None else f'cap {money(cap)}'}",
         *([f"note: {models.note}"] if models.note else []),
     ]
@@ -87,7 +100,7 @@ def _limits_line(limits: config.Limits) -> str:
     return f"limits: {limits.iterations} turns, {calls} sub-calls"
 
 
-def plan_json(question: str, corpus: Corpus, models: Models | AuthError) -> bytes:
+def plan_json(question: str, corpus: Corpus, models: Models | AuthError, chosen: Route | None) -> bytes:
     """The plan for a script."""
     body: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -95,14 +108,16 @@ def plan_json(question: str, corpus: Corpus, models: Models | AuthError) -> byte
         "question": question,
         "sources": to_json(corpus.facts),
         "models": None,
+        "mode": chosen.mode if chosen else None,
+        "mode_why": chosen.why if chosen else None,
         "cost_range_usd": None,
         "error": None,
         "exit_code": 0,
     }
     if isinstance(models, AuthError):
         body["error"] = to_json(error_info(models))
-    else:
-        cost = cost_range(models, corpus)
+    elif chosen is not None:
+        cost = cost_range(models, corpus, chosen.mode)
         body["models"] = to_json(models.pair)
         body["cost_range_usd"] = {"low": cost.low, "high": cost.high, "cap": models.pricing.caps.usd}
     return json.dumps(body).encode() + b"\n"

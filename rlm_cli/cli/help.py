@@ -81,6 +81,7 @@ TOPICS: Mapping[str, tuple[str, Callable[[], str]]] = {
     "environment": ("variables, beside their flags and keys", environment),
     "exit-codes": ("what the exit code says", exit_codes),
     "formats": ("what stdout carries: text, JSON, events", lambda: _text("formats")),
+    "modes": ("by code, or in one plain call", lambda: _text("modes")),
     "sources": ("what is read, and what is left out", lambda: _text("sources")),
     "sandbox": ("where the model's code runs, and what it cannot do", lambda: _text("sandbox")),
     "config": ("files, precedence and every key", config_topic),
@@ -88,7 +89,7 @@ TOPICS: Mapping[str, tuple[str, Callable[[], str]]] = {
 
 
 def help_(topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="one of the topics")] = None) -> None:
-    """Read about a topic: environment, exit-codes, formats, sources, sandbox or config; or about a command."""
+    """Read about a topic: environment, exit-codes, formats, modes, sources, sandbox or config; or about a command."""
     if topic is None:
         rows = "\n".join(f"  rlm help {name:12}  {about}" for name, (about, _) in TOPICS.items())
         typer.echo(f"Topics:\n\n{rows}\n\nrlm --help lists the commands, rlm COMMAND --help explains one.")

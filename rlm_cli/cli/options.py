@@ -66,6 +66,7 @@ KEY_OPTIONS: Sequence[KeyOption] = (
     KeyOption("Sources", "sources.convert", ("--convert",), "auto|all|none"),
     KeyOption("Model", "model", ("-m", "--model"), "ID"),
     KeyOption("Model", "sub_model", ("--sub-model",), "ID"),
+    KeyOption("Model", "mode", ("--mode",), "auto|rlm|rlm-d0|direct"),
     KeyOption("Model", "api.base", ("--api-base",), "URL"),
     KeyOption("Model", "model_options", ("-O", "--model-option"), "K=V", multiple=True),
     KeyOption("Limits", "limits.cost", ("--max-cost",), "USD|none"),

@@ -42,15 +42,18 @@ class Tally:
     compactions: int = 0
     depth: int = 0
     sandbox: SandboxInfo = SandboxInfo()
+    mode: str = ""
     warnings: list[str] = field(default_factory=list)
 
     def __call__(self, record: Record) -> None:
         event = record.event
         self.last = record.ts
         if isinstance(event, RunStarted):
-            self.started, self.began = event, record.ts
+            self.started, self.began, self.mode = event, record.ts, event.mode
         elif isinstance(event, SandboxReady):
             self.sandbox, self.ready_s = event.sandbox, record.ts - self.began
+            if self.mode == "direct" and self.started:  # one call could not hold it
+                self.mode = "rlm" if self.started.limits.get("depth") else "rlm-d0"
         elif isinstance(event, CallStarted):
             self.depth = max(self.depth, record.span.depth + (event.role == "sub"))
         elif isinstance(event, CallFinished) and event.role != "sub":
@@ -150,6 +153,7 @@ def _result(
         ),
         limit_hit=limit_hit,
         sandbox=tally.sandbox,
+        mode=tally.mode,
         error=error_info(error) if error else None,
         warnings=tuple(tally.warnings),
         log_dir=log_dir,

@@ -8,11 +8,13 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 
 from .. import __version__, config
-from ..engine import LAST_OUTPUT, Deps, Found, Limits, Outcome, Task, run
+from ..direct import ask_directly
+from ..engine import Deps, Found, Limits, Outcome, Task, run
 from ..errors import Interrupted, LimitError, RlmError, SandboxError
 from ..events import Bus, Listener, ModelPair, Result, RunFinished, RunStarted, Totals, Warned
 from ..prompts import InputFacts
 from ..render.views import View
+from ..routing import Mode
 from ..sandbox import Answer
 from ..sources import Corpus
 from .boundary import crash
@@ -34,7 +36,11 @@ class Plan:
     limits: Limits
     caps: Mapping[str, float | None] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
+    mode: Mode = "rlm"
+    mode_why: str = ""
     check: Callable[[Answer], str] = lambda _answer: ""
+    schema: str = ""
+    """The JSON Schema that `check` checks."""
     keep: Callable[[Answer], None] = lambda _answer: None
     """Gives a large answer the place where its result says that it is. Raises `RlmError`."""
     note: str = ""
@@ -43,6 +49,11 @@ class Plan:
     log_dir: str | None = None
     scratch: str | None = None
     """A folder of the run's own that nothing may be left of, not even by a second Ctrl-C."""
+
+    @property
+    def depth(self) -> int:
+        """How deep sub-calls may recurse."""
+        return int(self.caps.get("depth") or 0)
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,8 @@ def ask_once(
             plan.caps,
             plan.names,
             plan.note,
+            plan.mode,
+            plan.mode_why,
         )
     )
     for warning in (*plan.warnings, *plan.corpus.notes):
@@ -103,9 +116,11 @@ async def _under_signals(plan: Plan, models: Models, docker: Docker, bus: Bus, t
         aliases=plan.aliases,
         limits=plan.limits,
         check=plan.check,
+        schema=plan.schema,
+        depth=plan.depth,
     )
     deps = Deps(models.chain(bus.emit), sandbox, bus.emit, models.view)
-    main = asyncio.ensure_future(run(task, deps))
+    main = asyncio.ensure_future((ask_directly if plan.mode == "direct" else run)(task, deps))
 
     def kill() -> None:
         sandbox.kill_now()
@@ -143,7 +158,7 @@ def _stopped(plan: Plan, tally: Tally, bus: Bus, error: Interrupted, found: Foun
     """A person's or the system's decision: what was found until then is still worth something."""
     if found.answer is None or plan.limits.on_limit == "fail":
         return _failed(plan, tally, error, totals)
-    bus.emit(Warned(LAST_OUTPUT))
+    bus.emit(Warned(found.note))
     return _ended(plan, tally, Outcome("partial", found.answer, found.iterations, None, error), totals)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -182,36 +181,46 @@ def _configured(settings: config.Settings, name: str) -> Price | None:
 
 
 class Docker:
-    """A Docker Engine that answered and has the image; `sandbox` makes one container on it."""
+    """A Docker Engine, imported and connected when it is needed; `sandbox` makes one container on it."""
 
-    def __init__(self, engine: Engine, options: SandboxOptions, folder: Path) -> None:
-        self._engine, self._options, self._folder = engine, options, folder
+    def __init__(self, settings: config.Settings, folder: Path) -> None:
+        self._options, self._folder = sandbox_options(settings), folder
+        self._engine: Engine | None = None
+        self._is_ready = False
 
-    @classmethod
-    @contextmanager
-    def ready(cls, settings: config.Settings, folder: Path, ticker: Ticker) -> Iterator[Docker]:
+    def ready(self, ticker: Ticker) -> None:
         """Connect, and get the image if the policy says so, with progress. Raises `SandboxError`."""
-        from ..sandbox.container import Engine
         from ..sandbox.image import resolve_image
 
-        options = sandbox_options(settings)
-        engine = Engine()
-        try:
-            resolve_image(engine, options, on_progress=lambda progress: _show(ticker, progress))
-            yield cls(engine, options, folder)
-        finally:
-            engine.close()
+        if not self._is_ready:
+            resolve_image(self._connected(), self._options, on_progress=lambda progress: _show(ticker, progress))
+            self._options, self._is_ready = replace(self._options, pull="never"), True
+
+    def reach(self) -> None:
+        """Connect, and nothing more. Raises `SandboxError`."""
+        self._connected().api()
+
+    def close(self) -> None:
+        """Release the engine's connections."""
+        if self._engine is not None:
+            self._engine.close()
+
+    def _connected(self) -> Engine:
+        from ..sandbox.container import Engine
+
+        self._engine = self._engine or Engine()  # connects at its first call
+        return self._engine
 
     def sandbox(self, run_id: str, emit: Emit) -> DockerSandbox:
-        """A sandbox for one run; not opened."""
+        """A sandbox for one run; not opened, which a run that needs none never does."""
         from ..sandbox.docker_sandbox import DockerSandbox
 
-        options = replace(self._options, run_id=run_id, pull="never")
         return DockerSandbox(
-            options,
+            replace(self._options, run_id=run_id),
             folder=self._folder,
-            engine=self._engine,
-            text_limit=text_limit(options.memory),
+            engine=self._connected(),
+            on_image=lambda image: emit(Preparing(f"{image.phase} {image.name}", image.done, image.total), ROOT),
+            text_limit=text_limit(self._options.memory),
             on_stage=lambda what, done, total: emit(Preparing(what, done, total), ROOT),
             on_note=lambda note: emit(Warned(note), ROOT),
         )

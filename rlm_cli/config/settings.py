@@ -302,6 +302,13 @@ class Settings:
         flag="--sub-model",
         project="alias",
     )
+    mode: Literal["auto", "rlm", "rlm-d0", "direct"] = _key(
+        choice("auto", "rlm", "rlm-d0", "direct"),
+        "auto",
+        "answer by code (rlm), by code without sub-calls (rlm-d0), in one plain call (direct), or as suits the input",
+        env="RLM_MODE",
+        flag="--mode",
+    )
     confirm_above: float | None = _key(
         or_none(USD), None, "ask on a terminal before a run that may cost more", project="lower"
     )

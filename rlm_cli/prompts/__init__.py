@@ -1,12 +1,14 @@
 """What the root reads and how its replies are understood. Pure: values in, values and strings out.
 
 `fences` finds the code in a reply, `texts` writes the messages, `History` holds them append-only, so that every prompt
-is a byte-identical prefix of the next one and provider caches hit; `compaction` shortens it when it nears the window.
+is a byte-identical prefix of the next one and provider caches hit; `compaction` shortens it when it nears the window;
+`direct` is the one prompt that holds the input itself.
 """
 
 from __future__ import annotations
 
-from .compaction import KEEP, TurnNote, account, estimated_tokens, must_shorten, turn_note
+from .compaction import KEEP, LEAST_DENSITY, TurnNote, account, estimated_tokens, must_shorten, turn_note
+from .direct import direct_prompt, direct_repair, reply_json, reply_text
 from .fences import BlockCutter, Reply, parse_reply
 from .history import History
 from .texts import (
@@ -22,6 +24,7 @@ from .texts import (
 
 __all__ = [
     "KEEP",
+    "LEAST_DENSITY",
     "BlockCutter",
     "History",
     "InputFacts",
@@ -30,6 +33,8 @@ __all__ = [
     "TurnNote",
     "account",
     "context_line",
+    "direct_prompt",
+    "direct_repair",
     "estimated_tokens",
     "last_turn_text",
     "must_shorten",
@@ -38,5 +43,7 @@ __all__ = [
     "opening",
     "parse_reply",
     "payload_chars",
+    "reply_json",
+    "reply_text",
     "turn_note",
 ]

@@ -109,6 +109,11 @@ def _outdented(code: str, indent: str) -> str:
     return re.sub(rf"^ {{1,{len(indent)}}}", "", code, flags=re.MULTILINE) if indent else code
 
 
+def without_thinking(text: str) -> str:
+    """What follows a reply's hidden thinking; all of it when there is none."""
+    return text[_after_thinking(text) :]
+
+
 def _after_thinking(text: str) -> int:
     opened = _THINK.match(text)
     if not opened:  # some chat templates open it in the prompt, so that the reply only closes it

@@ -67,15 +67,24 @@ def payload_chars(window: int | None) -> int:
 
 
 @cache
-def _system_template() -> str:
-    return resources.files(__package__).joinpath("system.md").read_text("utf-8")
+def prompt_file(name: str) -> str:
+    """A file of this folder."""
+    return resources.files(__package__).joinpath(name).read_text("utf-8")
+
+
+def system_text(*, payload: int, depth: int) -> str:
+    """The system prompt. In the file, `{sub}` marks what only holds with sub-calls, and `{alone}` what only holds
+    without, at depth 0."""
+    marked, other = ("{sub}", "{alone}") if depth else ("{alone}", "{sub}")
+    lines = (line.removeprefix(marked) for line in prompt_file("system.md").split("\n") if not line.startswith(other))
+    return "\n".join(lines).strip("\n").replace("{payload}", f"{payload:,}") + "\n"
 
 
 def opening(
-    question: str, *, facts: InputFacts, context: ContextFacts, payload: int, remaining: Remaining
+    question: str, *, facts: InputFacts, context: ContextFacts, payload: int, remaining: Remaining, depth: int = 1
 ) -> tuple[str, str]:
     """The system prompt and the first user message."""
-    system = _system_template().replace("{payload}", f"{payload:,}")
+    system = system_text(payload=payload, depth=depth)
     parts = [
         "Question:\n" + fenced(question),
         "Input:\n" + "\n".join(f"- {line}" for line in _facts_lines(facts, context)),

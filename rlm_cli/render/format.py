@@ -120,12 +120,18 @@ def header_lines(run: RunStarted) -> list[str]:
             skipped,
             dotted(
                 models_text(run.models),
+                clean_line(run.mode, 20) if run.mode != "rlm" else "",
                 f"cap {money(cap)}" if cap is not None else "no cost cap",
                 clean_line(run.cost_note, 2 * _NAME),
             ),
         )
         if line
     ]
+
+
+def mode_text(run: RunStarted) -> str:
+    """`mode: direct: about 3,100 tokens of 128,000 ...`; "" for a run of before there were modes."""
+    return f"mode: {clean_line(run.mode, 20)}: {clean_line(run.mode_why, 200)}" if run.mode else ""
 
 
 # -- one line each -------------------------------------------------------------------------------------------------
@@ -210,8 +216,9 @@ def ready_text(event: SandboxReady) -> str:
 
 
 def preparing_text(event: Preparing) -> str:
-    """`packing the input: 120 MB of 412 MB`."""
-    return f"{clean_line(event.what, _NAME)}: {human_bytes(event.done)} of {human_bytes(event.total)}"
+    """`packing the input: 120 MB of 412 MB`; of how much is left out where it is not known."""
+    of = f" of {human_bytes(event.total)}" if event.total else ""
+    return f"{clean_line(event.what, _NAME)}: {human_bytes(event.done)}{of}"
 
 
 def closing_text(result: Result) -> str:

@@ -200,14 +200,15 @@ class LiveView:
             return []
         match event:
             case RunStarted():
-                return header_block(event)
+                mode = [Text(fmt.mode_text(event), "dim")] if event.mode and verbose else []
+                return [*header_block(event), *mode]
             case SandboxReady() if verbose:
                 return [Text(fmt.ready_text(event), "dim")]
             case PromptSet() if verbose > 1:
                 return fmt.prose_block(f"{event.system}\n\n{event.user}", width)
             case StepStarted(step=step):
                 return [Text(), fmt.rule(step)]
-            case CodeWritten():
+            case CodeWritten() if not self._progress.direct:
                 return self._code(event, width)
             case Output():
                 return fmt.output_block(

@@ -65,7 +65,8 @@ class PlainLines:
             return []
         match event:
             case RunStarted():
-                return [_PREFIX + line.removeprefix("rlm ") for line in fmt.header_lines(event)]
+                mode = [fmt.mode_text(event)] if event.mode and self._verbosity else []
+                return [_PREFIX + line.removeprefix("rlm ") for line in [*fmt.header_lines(event), *mode]]
             case StepFinished():
                 return [_PREFIX + fmt.step_facts(self._progress, event)]
             case RunFinished(result=result):
@@ -77,7 +78,7 @@ class PlainLines:
         match record.event:
             case SandboxReady() as event:
                 return [_PREFIX + fmt.ready_text(event)]
-            case CodeWritten(step=step, reply=reply, code=code):
+            case CodeWritten(step=step, reply=reply, code=code) if not self._progress.direct:
                 words = _block(f"step {step} words", fmt.prose_of(reply, code))
                 return words + (_block(f"step {step} code", code) if code else [])
             case Output(step=step, stream=stream, text=text):

@@ -65,6 +65,8 @@ class Progress:
     wait: CallRetried | None = None
     wait_until: float = 0.0
     concurrency: float | None = None
+    direct: bool = False
+    """No code is written: a step's reply is the answer, which is shown as such."""
 
     def after(self, record: Record) -> Progress:
         """The progress once `record` has happened."""
@@ -74,13 +76,16 @@ class Progress:
                 return _call(now, event, child=record.span.depth > 0)
             case _ if record.span.depth:
                 return now
-            case RunStarted(limits=limits):
+            case RunStarted(limits=limits, mode=mode):
                 totals = Totals(max_usd=limits.get("cost"))
-                return replace(now, began=record.ts, totals=totals, concurrency=limits.get("concurrency"))
+                concurrency = limits.get("concurrency")
+                return replace(now, began=record.ts, totals=totals, concurrency=concurrency, direct=mode == "direct")
             case SandboxReady():
-                return replace(now, phase="asking")
+                return replace(now, phase="asking", direct=False)
             case StepStarted(step=step):
                 return replace(now, phase="asking", step=step, code_lines=0, output_bytes=0, burst=Burst(), wait=None)
+            case CodeWritten(code="") if now.direct:
+                return now
             case CodeWritten(code=code):
                 return replace(now, phase="running", code_lines=len(code.splitlines()))
             case Output(total=total):

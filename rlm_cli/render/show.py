@@ -131,7 +131,7 @@ def _step_lines(run: _Run, record: Record, options: ShowOptions) -> list[Text]:
     match event:
         case StepStarted(step=step):
             return [*([Text()] if run.steps else []), fmt.rule(step)]
-        case CodeWritten(reply=reply, code=code):
+        case CodeWritten(reply=reply, code=code) if not run.progress.direct or options.verbose:
             prose = fmt.prose_block(fmt.prose_of(reply, code), width)
             block = fmt.code_block(code, width, verbose=options.verbose)
             return [*prose, *([Text()] if prose and block else []), *block, *([Text()] if block else [])]

@@ -85,11 +85,12 @@ class Shell:
         return Done(process.returncode, out, err.decode())
 
     def ask(self, *args: str, root: str = "root/chunk_map", sub: str = "sub/e00", stdin: bytes | None = None) -> Done:
-        """`rlm ask` against the loopback provider, at a price that the test knows: $1 and $2 a million tokens."""
-        return self.run("ask", *args, *self.model(root, sub), stdin=stdin)
+        """`rlm ask` against the loopback provider, at a price that the test knows: $1 and $2 a million tokens. By code,
+        however small the input is, unless `args` say --mode."""
+        return self.run("ask", *self.model(root, sub), *args, stdin=stdin)
 
     def model(self, root: str, sub: str = "sub/e00") -> tuple[str, ...]:
-        ids = ("-m", f"openai/{root}", "--sub-model", f"openai/{sub}")
+        ids = ("--mode", "rlm", "-m", f"openai/{root}", "--sub-model", f"openai/{sub}")
         return (*ids, "--api-base", self.server.url, "--price", "1,2")
 
     def record(self) -> list[Any]:

@@ -188,7 +188,7 @@ def test_the_cost_cap_holds(shell: Shell) -> None:
 def test_an_unknown_price_under_an_explicit_cap_is_refused_unpaid(shell: Shell) -> None:
     """Dollars that cannot be counted cannot be capped: exit 2 before the first request."""
     (shell.folder / "a.txt").write_text("hello\n")
-    models = ("-m", "openai/root/lazy", "--api-base", shell.server.url)
+    models = ("--mode", "rlm", "-m", "openai/root/lazy", "--api-base", shell.server.url)
     refused = shell.run("ask", "a.txt", "Q", *models, "--max-cost", "1")
     assert (refused.code, len(shell.server.requests)) == (2, 0)
     assert "--price" in refused.err
