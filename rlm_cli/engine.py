@@ -529,7 +529,7 @@ class SubCallDesk:
             return f"the prompt has {len(prompt):,} characters and the sub-model takes about {limit:,}: split it"
         return ""
 
-    def budget(self) -> Mapping[str, float | int | None]:
+    def budget(self) -> Mapping[str, float | int | str | None]:
         left = self._loop.remaining()
         return {
             "turns": left.turns,
@@ -538,6 +538,7 @@ class SubCallDesk:
             "usd": None if left.usd is None else round(left.usd, 6),
             "tokens": left.tokens,
             "subcall_chars": self._loop.payload,
+            "limit": None if self.limit is None else self.limit.limit,
         }
 
     def raise_if_fatal(self) -> None:

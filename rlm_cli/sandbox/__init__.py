@@ -140,8 +140,9 @@ class Host(Protocol):
         """Answer every prompt of `call`, delivering each reply by its index as it comes (any order)."""
         ...
 
-    def budget(self) -> Mapping[str, float | int | None]:
-        """What remains, for `budget()`: cost_usd, calls, seconds, turns ... None: unlimited or unknown."""
+    def budget(self) -> Mapping[str, float | int | str | None]:
+        """What remains, for `budget()`: usd, subcalls, seconds, turns ... None: unlimited or unknown. `limit`: the one
+        that was reached, so that every further call is refused."""
         ...
 
 

@@ -57,30 +57,101 @@ class Helpers:
 
     # -- asking models
 
-    def llm_query(self, prompt: str, model: str | None = None) -> str:
-        """Ask a sub-model. Returns its reply; raises SubcallError when the call fails."""
-        return only(self._calls.ask("llm", [check_prompt(prompt, name="llm_query")], model))
+    def llm_query(self, prompt: str, model: str | None = None, schema: Any = None) -> Any:
+        """Ask a sub-model. Returns its reply; raises SubcallError when the call fails.
 
-    def llm_query_batched(self, prompts: Iterable[str], model: str | None = None) -> list[str]:
+        `schema`: what the reply must be: a JSON Schema (dict), or Python types such as list[str], dict[str, int],
+        typing.Literal["yes", "no"], {"name": str, "year": int}. Then it returns the parsed value; a reply that does not
+        satisfy it is asked for again, at most twice, with the reason; then the error has the last `.reply`.
+
+            llm_query("Which people does this name?\\n" + passage, schema=list[str])
+            llm_query(question, schema={"type": "object", "properties": {"year": {"type": "integer", "minimum": 1900}}})
+        """
+        return only(self._answered([check_prompt(prompt, name="llm_query")], model, schema))
+
+    def llm_query_batched(self, prompts: Iterable[str], model: str | None = None, schema: Any = None) -> list[Any]:
         """Ask a sub-model many prompts at once, concurrently. Returns the replies in the same order.
 
         A call that failed leaves a `FailedCall` in its place: it is false, and `.error` says why. Good ones only:
-        `[r for r in replies if r]`.
+        `[r for r in replies if r]`. `schema`: as in llm_query, for each reply; a parsed 0, [] or {} is false too, so
+        then `[r for r in replies if not isinstance(r, FailedCall)]`.
+
+            found = llm_query_batched([question + p for p in chunks(context, 50_000)], schema=list[str])
         """
-        return self._calls.ask("llm", check_prompts(prompts, name="llm_query_batched"), model)
+        return self._answered(check_prompts(prompts, name="llm_query_batched"), model, schema)
 
-    async def allm_query(self, prompt: str, model: str | None = None) -> str:
+    async def allm_query(self, prompt: str, model: str | None = None, schema: Any = None) -> Any:
         """llm_query for `await`."""
-        return only(await self._calls.ask_async("llm", [check_prompt(prompt, name="allm_query")], model))
+        return only(await self._answered_async([check_prompt(prompt, name="allm_query")], model, schema))
 
-    async def allm_query_batched(self, prompts: Iterable[str], model: str | None = None) -> list[str]:
+    async def allm_query_batched(
+        self, prompts: Iterable[str], model: str | None = None, schema: Any = None
+    ) -> list[Any]:
         """llm_query_batched for `await`."""
-        return await self._calls.ask_async("llm", check_prompts(prompts, name="allm_query_batched"), model)
+        return await self._answered_async(check_prompts(prompts, name="allm_query_batched"), model, schema)
+
+    def _answered(self, prompts: list[str], model: str | None, schema: Any) -> list[Any]:
+        if schema is None:
+            return self._calls.ask("llm", prompts, model)
+        from .json_replies import ask_for_values
+
+        asking = ask_for_values(prompts, schema)
+        try:
+            asked = next(asking)
+            while True:
+                asked = asking.send(self._calls.ask("llm", asked, model))
+        except StopIteration as done:
+            values: list[Any] = done.value
+            return values
+
+    async def _answered_async(self, prompts: list[str], model: str | None, schema: Any) -> list[Any]:
+        if schema is None:
+            return await self._calls.ask_async("llm", prompts, model)
+        from .json_replies import ask_for_values
+
+        asking = ask_for_values(prompts, schema)
+        try:
+            asked = next(asking)
+            while True:
+                asked = asking.send(await self._calls.ask_async("llm", asked, model))
+        except StopIteration as done:
+            values: list[Any] = done.value
+            return values
+
+    def map_query(
+        self, items: Iterable[Any], instruction: str, schema: Any = None, *, model: str | None = None, until: Any = None
+    ) -> list[Any]:
+        """Ask a sub-model the same about every item, many items to a prompt. Returns a list: a value for each item.
+
+        `items`: any iterable of str, pieces of `chunks`, hits of `grep`, dicts (anything JSON) or (name, item); or a
+        mapping. A generator is read as prompts go out and never held. Items that are the same are asked once.
+        `instruction`: what to do with one item. `schema`: what its value must be, as in llm_query; else any JSON.
+        `until`: a function of a value; when it is true for one, no more is asked.
+
+        An item whose reply is missing or wrong is asked again, in smaller packs and at last alone, at most 5 times in
+        all. Where that fails, or the budget ends, is a `FailedCall` with `.error` and `.reply`; so is an item too large
+        for a prompt, and one that was not asked. A list is answered whole; a generator up to the item read last. One
+        line says how many values, failures and calls there are, and the price.
+
+            labels = map_query(lines, "The mood of this review?", {"enum": ["good", "bad", "mixed"]})
+            good = [line for line, label in zip(lines, labels) if label == "good"]
+            map_query(grep("refund", limit=None), "Is a refund refused here?", {"refused": bool, "quote": str})
+            map_query(chunks(context, 9000), "The killer's name, else null.", {"type": ["string", "null"]}, until=bool)
+        """
+        from .fanout import Fanout
+
+        if isinstance(items, (str, bytes)) or not hasattr(items, "__iter__"):
+            raise TypeError(
+                "map_query(items, instruction): the items are a list, a generator or a mapping; see chunks()"
+            )
+        check_prompt(instruction, name="map_query")
+        return Fanout(self._calls, instruction, object if schema is None else schema, model, until).run(items)
 
     def rlm_query(self, prompt: str, context: str | None = None) -> str:
         """Give a sub-task to a recursive call, with a text of its own to work on. Returns its answer; raises
         SubcallError when it fails."""
-        return only(self._calls.ask("rlm", [with_context(check_prompt(prompt, name="rlm_query"), context)], None))
+        reply: str = only(self._calls.ask("rlm", [with_context(check_prompt(prompt, name="rlm_query"), context)], None))
+        return reply
 
     def rlm_query_batched(self, prompts: Iterable[str], contexts: Sequence[str | None] | None = None) -> list[str]:
         """Many rlm_query at once, in order; `contexts`, when given, has one text for each prompt. A failed one is a
@@ -166,7 +237,10 @@ class Helpers:
             print(pydoc.plain(pydoc.render_doc(thing)))
 
     def budget(self) -> dict[str, Any]:
-        """What remains of the run's limits (None: unlimited or unknown)."""
+        """What remains of the run's limits (None: unlimited or unknown); `limit`: the one that was reached.
+
+        `subcall_chars`: the characters that one sub-call takes.
+        """
         return self._calls.budget()
 
     def grep(self, pattern: Any, text: Any = None, **options: Any) -> search.Hits:
@@ -292,7 +366,7 @@ class Helpers:
 
 
 FUNCTIONS = (
-    "llm_query", "llm_query_batched", "allm_query", "allm_query_batched", "rlm_query", "rlm_query_batched",
+    "llm_query", "llm_query_batched", "map_query", "allm_query", "allm_query_batched", "rlm_query", "rlm_query_batched",
     "FINAL", "FINAL_VAR", "SUBMIT", "cite", "SHOW_VARS", "budget", "grep", "grep_count", "chunks", "draw_sample",
     "csv_rows", "json_rows", "line_of", "estimate_tokens", "help",
 )  # fmt: skip
@@ -306,10 +380,12 @@ def leave(code: object = None) -> NoReturn:
 leave.__name__ = leave.__qualname__ = "exit"
 
 
-def only(replies: list[str]) -> str:
+def only(replies: list[Any]) -> Any:
     reply = replies[0]
     if isinstance(reply, FailedCall):
-        raise SubcallError(reply.error)
+        error = SubcallError(reply.error)
+        error.reply = reply.reply
+        raise error
     return reply
 
 
