@@ -113,6 +113,8 @@ class Task:
     limits: Limits = Limits()
     check: Callable[[Answer], str] = lambda _answer: ""
     """What is wrong with a submitted answer (--schema), "" when nothing is."""
+    cite: bool = True
+    """Whether the root is asked for evidence."""
     schema: str = ""
     """The JSON Schema that `check` checks, "" for none."""
     depth: int = 1
@@ -217,6 +219,7 @@ class _Loop:
             context=context,
             payload=self.payload,
             remaining=self.remaining(),
+            cite=self.task.cite,
             depth=self.task.depth,
         )
         self.emit(PromptSet(system, user))

@@ -63,6 +63,16 @@ class Captured:
 
 
 @dataclass(frozen=True)
+class Quote:
+    """Evidence as the model's code gave it, unchecked: a text that is said to be in the input. `document`: its name in
+    the kernel, or ""; `start`: the place, in characters, that the text is said to be at or to hold."""
+
+    quote: str
+    document: str = ""
+    start: int | None = None
+
+
+@dataclass(frozen=True)
 class Answer:
     """A submitted answer: "text" is UTF-8, "json" is UTF-8 JSON of a list, dict or number, "bytes" is as it was.
 
@@ -71,6 +81,7 @@ class Answer:
 
     kind: AnswerKind
     data: bytes | Spooled
+    evidence: tuple[Quote, ...] = ()
 
     def pieces(self) -> Iterator[bytes]:
         """All of it, a piece at a time. Raises `OSError`."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from .calls import Calls
+    from .evidence import Quote
     from .linenumbers import LineNumbering
     from .pieces import Piece
     from .readers import CsvRows, JsonRows
@@ -163,15 +164,41 @@ class Helpers:
 
     # -- answering
 
-    def FINAL(self, value: Any) -> None:  # noqa: N802 - the paper's name
+    def FINAL(self, value: Any, evidence: Any = None) -> None:  # noqa: N802 - the paper's name
         """Submit the answer to the question: text, bytes, or anything JSON can hold. The last one counts.
 
         It may be of any size, and need not fit in memory: a Path (or an open file) stands for what is in the file, a
         generator of text or bytes for what it yields, put together.
-        """
-        self._answers.submit(value)
 
-    def FINAL_VAR(self, name: Any) -> None:  # noqa: N802
+        `evidence`: quotes from `context`, word for word, that show it. Each is looked up there and given to the reader
+        with its place. A list of: str, matches of `grep`, pieces of `chunks`, lines of `draw_sample`,
+        (document, start, end), {"document": name, "quote": text}.
+
+            FINAL("41 s", evidence=[hit, "took 41 s", ("b.log", p, p + 60)])
+        """
+        self._answers.submit(value, self._quotes(evidence))
+
+    def cite(self, source: Any, start: int | None = None, end: int | None = None) -> None:
+        """Note evidence for the answer, which may be submitted later: what FINAL takes as `evidence`, one or a list; or
+        characters [start, end) of a text or of the document of this name.
+
+            cite(hit); cite("took 41 s"); cite("b.log", p, p + 60)
+        """
+        if start is None and end is None:
+            self._answers.note(self._quotes(source))
+        else:
+            from .evidence import quote
+
+            self._answers.note([quote(source, start, end, self._context, "cite")])
+
+    def _quotes(self, evidence: Any) -> list[Quote]:
+        if evidence is None:
+            return []
+        from .evidence import quotes
+
+        return quotes(evidence, self._context)
+
+    def FINAL_VAR(self, name: Any, evidence: Any = None) -> None:  # noqa: N802
         """Submit the variable of this name (a value is taken too)."""
         if isinstance(name, str):
             key = name.strip().strip("\"'")
@@ -179,7 +206,7 @@ class Helpers:
                 name = self._namespace[key]
             elif key.isidentifier():
                 raise NameError(f"FINAL_VAR: no variable is named {key!r}; SHOW_VARS() lists them")
-        self._answers.submit(name)
+        self.FINAL(name, evidence)
 
     def SUBMIT(self, *values: Any, **fields: Any) -> None:  # noqa: N802
         """FINAL by another name; keyword arguments are submitted as a dict."""
@@ -340,8 +367,8 @@ class Helpers:
 
 FUNCTIONS = (
     "llm_query", "llm_query_batched", "map_query", "allm_query", "allm_query_batched", "rlm_query", "rlm_query_batched",
-    "FINAL", "FINAL_VAR", "SUBMIT", "SHOW_VARS", "budget", "grep", "grep_count", "chunks", "draw_sample", "csv_rows",
-    "json_rows", "line_of", "estimate_tokens", "help",
+    "FINAL", "FINAL_VAR", "SUBMIT", "cite", "SHOW_VARS", "budget", "grep", "grep_count", "chunks", "draw_sample",
+    "csv_rows", "json_rows", "line_of", "estimate_tokens", "help",
 )  # fmt: skip
 
 
