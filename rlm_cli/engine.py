@@ -126,6 +126,8 @@ class Task:
     limits: Limits = Limits()
     check: Callable[[Answer], str] = lambda _answer: ""
     """What is wrong with a submitted answer (--schema), "" when nothing is."""
+    cite: bool = True
+    """Whether the root is asked for evidence."""
     schema: str = ""
     """The JSON Schema that `check` checks, "" for none."""
     depth: int = 1
@@ -248,6 +250,7 @@ class _Loop:
             limits=replace(self.task.limits, time_s=left and left * CHILD_TIME),
             check=lambda _answer: "",
             schema="",
+            cite=False,
             depth=self.task.depth - 1,
         )
 
@@ -261,6 +264,7 @@ class _Loop:
             context=context,
             payload=self.payload,
             remaining=self.remaining(),
+            cite=self.task.cite,
             depth=self.task.depth if self.recursive else min(self.task.depth, 1),
         )
         self.emit(PromptSet(system, user))
@@ -620,7 +624,7 @@ class SubCallDesk:
             return f"the prompt has {len(prompt):,} characters and the sub-model takes about {limit:,}: split it"
         return ""
 
-    def budget(self) -> Mapping[str, float | int | None]:
+    def budget(self) -> Mapping[str, float | int | str | None]:
         left = self._loop.remaining()
         return {
             "turns": left.turns,
@@ -629,6 +633,7 @@ class SubCallDesk:
             "usd": None if left.usd is None else round(left.usd, 6),
             "tokens": left.tokens,
             "subcall_chars": self._loop.payload,
+            "limit": None if self.limit is None else self.limit.limit,
         }
 
     def raise_if_fatal(self) -> None:

@@ -25,6 +25,7 @@ SCHEMA_VERSION = 1
 
 Role = Literal["root", "sub", "final"]
 AnswerKind = Literal["text", "json", "bytes"]
+CitationStatus = Literal["verbatim", "approximate", "not_found", "unchecked"]
 Status = Literal["ok", "partial", "no_answer", "error"]
 ChildStatus = Literal["ok", "partial", "no_answer", "error", "interrupted"]
 StepStatus = Literal["ok", "error", "timeout", "died", "interrupted", "no_code"]
@@ -208,6 +209,27 @@ class AnswerFile:
 
 
 @dataclass(frozen=True)
+class Citation:
+    """Evidence that the model's code gave for its answer, looked up in the input by us.
+
+    "verbatim": the quote is there, word for word; "approximate": but for white space; "not_found": it is not in the
+    input; "unchecked": the time for looking was up, or the input could not be read again.
+    """
+
+    quote: str
+    status: CitationStatus
+    document: str = ""
+    """Where it was found, else where it was said to be: what the model calls it."""
+    path: str | None = None
+    """Of a document that is a file as it is: this is where its line is. None for what was converted or unpacked."""
+    line: int | None = None
+    """From 1; lines end at "\n"."""
+    start: int | None = None
+    end: int | None = None
+    """Characters [start, end) of the document's text."""
+
+
+@dataclass(frozen=True)
 class Result:
     """The one object of `--json`, of the last line of `--events` and of `run.json` (`rlm schema result`).
 
@@ -221,7 +243,7 @@ class Result:
     exit_code: int
     version: str
     data: Any = None
-    citations: tuple[Any, ...] = ()
+    citations: tuple[Citation, ...] = ()
     sources: SourcesFacts = SourcesFacts()
     models: ModelPair = ModelPair()
     usage: RoleUsage = RoleUsage()
@@ -274,7 +296,8 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class Preparing:
-    """Something before the first turn takes longer than a moment: `done` of `total` bytes. Drawn, not logged."""
+    """Something takes longer than a moment, before the first turn or after the last: `done` of `total` bytes. Drawn,
+    not logged."""
 
     what: str
     done: int

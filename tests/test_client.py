@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm_cli.errors import RlmError, SandboxError
-from rlm_cli.sandbox import Answer, Captured, StepResult, SubCall, SubReply, frames
+from rlm_cli.sandbox import Answer, Captured, Quote, StepResult, SubCall, SubReply, frames
 from rlm_cli.sandbox.client import KernelClient, Patience, kernel_bundle
 from rlm_cli.sandbox.frames import Violation
 from rlm_cli.sandbox.kernel import wire
@@ -138,6 +138,46 @@ def test_a_cell_from_start_to_end() -> None:
     assert [kind for kind, _ in channel.sent if kind != b"P"] == [b"W", b"C", b"Q"]
 
 
+LAST = {"op": "answer", "cell": 1, "kind": "text", "part": 0, "last": True}
+
+
+def cited(lines: bytes) -> bytes:
+    """An answer with evidence."""
+    return worker({**LAST, "evidence": len(lines)}, lines + b"42")
+
+
+FORGED = {
+    "no line": b'["a", "", null]',
+    "no JSON": b"{]\n",
+    "deep": b"[" * 100_000 + b"\n",
+    "two fields": b'["a", ""]\n',
+    "object": b'{"quote": "a"}\n',
+    "number": b'[5, "", null]\n',
+    "empty": b'[" ", "", null]\n',
+    "long": b'["' + b"x" * (wire.QUOTE_CHARS + 1) + b'", "", null]\n',
+    "name": b'["a", null, null]\n',
+    "long name": b'["a", "' + b"x" * (wire.NAME_CHARS + 1) + b'", null]\n',
+    "place": b'["a", "", -1]\n',
+    "truth as a place": b'["a", "", true]\n',
+    "far": b'["a", "", 99999999999999999999]\n',
+    "many": b'["a", "", null]\n' * (wire.QUOTES_MAX + 1),
+    "large": b" " * (wire.EVIDENCE_MAX + 1),
+}
+
+
+def test_evidence_belongs_to_the_answer_it_came_with() -> None:
+    """What the last whole answer brought counts, also when there is none; lone surrogates are replaced."""
+    first = cited(b'["a b", "d", 3]\n["\\ud800x", "", null]\n')
+    (result,), _ = play({b"C": [first + done()]})
+    assert result.answer == Answer("text", b"42", (Quote("a b", "d", 3), Quote("?x", "", None)))
+    (result,), _ = play({b"C": [first + worker(LAST, b"43") + done()]})
+    assert result.answer == Answer("text", b"43")
+    begun = worker({**LAST, "last": False, "evidence": 16}, b'["n", "", null]\nbroken off')
+    (result,), _ = play({b"C": [first + begun + done()]})
+    assert result.answer is not None
+    assert len(result.answer.evidence) == 2
+
+
 BAD = {
     "unknown op": worker({"op": "gift"}),
     "no op": worker({}),
@@ -157,6 +197,10 @@ BAD = {
     "answer too big": worker(
         {"op": "answer", "cell": 1, "kind": "text", "part": 0, "last": True}, b"x" * (wire.PART_MAX + 1)
     ),
+    **{f"evidence {name}": cited(body) for name, body in FORGED.items()},
+    "evidence too late": worker({**LAST, "part": 1, "evidence": 1}, b"\nx"),
+    "evidence beyond the frame": worker({**LAST, "evidence": 99}, b"x"),
+    "evidence of no length": worker({**LAST, "evidence": -1}, b"x"),
     "same call twice": call(1, b"a") + call(1, b"a"),
     "17 calls": b"".join(call(number, b"a") for number in range(17)),
 }

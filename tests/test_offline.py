@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -59,6 +59,7 @@ class Session:
     """Runs code blocks in one namespace; sub-calls go to the offline model itself."""
 
     def __init__(self, context: Context, *, fail: int = 0) -> None:
+        self.context = context
         self.prompts: list[str] = []
         self.fail = fail
         self.namespace = {
@@ -68,7 +69,11 @@ class Session:
             "grep": lambda pattern, **options: grep(pattern, context, **options),
         }
 
-    def final(self, value: object) -> None:
+    def final(self, value: object, evidence: Sequence[object] = ()) -> None:
+        """Evidence is matches of grep, or quotes: each is in the input."""
+        texts = [self.context] if isinstance(self.context, str) else list(self.context.values())
+        for one in evidence:
+            assert any((one if isinstance(one, str) else one.text) in text for text in texts)  # type: ignore[attr-defined]
         raise _Submitted(value)
 
     def batched(self, prompts: list[str]) -> list[object]:

@@ -182,6 +182,18 @@ def test_the_system_prompt_is_short() -> None:
     assert "Q?" in user
 
 
+def test_evidence_is_asked_for_or_not_mentioned() -> None:
+    """--no-cite: not a word of it."""
+    context, facts = ContextFacts("str", 1, 10, 10, 1, True), InputFacts(1, 10)
+    asked, not_asked = (
+        opening("Q?", facts=facts, context=context, payload=9, remaining=Remaining(30), cite=cite)[0]
+        for cite in (True, False)
+    )
+    assert "`FINAL(value, evidence=[...])`" in asked
+    assert "evidence=" not in not_asked + asked.replace("evidence=[...]", "")
+    assert "{evidence}" not in asked + not_asked
+
+
 def test_the_root_is_told_which_kind_of_text_it_has() -> None:
     """A lazy text is named in the facts, and the system prompt says what differs from a str."""
     context = ContextFacts("text", 1, 5_000_000_000, None, 48_000_000, False)

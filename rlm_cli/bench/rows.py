@@ -198,7 +198,7 @@ class Rows:
         return [
             Figure(f"answer of {name}: submitted until the command ends", "s", values(large, after_answer), target=1.5),
             Figure("... an answer of 1 KB", "s", values(short, after_answer)),
-            Figure("... memory of the command that it adds", "MB", added, target=10),
+            Figure("... memory of the command that it adds", "MB", added, target=16),
         ]
 
     def tokens(self) -> list[Figure]:

@@ -241,7 +241,14 @@ def make_plan(
         mode_why=chosen.why,
         warnings=tuple(warnings),
         log_dir=str(folder) if settings.logs.enabled else None,
+        cite=cites(invocation),
     )
+
+
+def cites(invocation: Invocation) -> bool:
+    """By default a text answer has evidence, and one of a demanded form has not: `--cite` says otherwise."""
+    settings = invocation.settings
+    return settings.output.cite and (not invocation.schema or settings.origins["output.cite"].kind != "default")
 
 
 def carry_out(invocation: Invocation, plan: Plan, models: Models, docker: Docker, *, look: Look, sink: Sink) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +14,9 @@ from typing import BinaryIO
 from .. import config
 from ..engine import answer_text
 from ..errors import Interrupted, RlmError, UsageError
+from ..events import Result
 from ..render.answer import print_answer, print_pieces
+from ..render.citations import print_citations
 from ..render.look import look_for
 from ..runlog import RunLog
 from ..sandbox import Answer
@@ -108,9 +111,25 @@ def hand_over(invocation: Invocation, ended: Ended, sink: Sink) -> None:
         write_answer(ended.answer, sink, invocation)
     if ended.answer is not None or invocation.settings.output.format != "text":
         sink.commit()
+    if result.citations and invocation.settings.output.format == "text" and not invocation.settings.run.quiet:
+        tell_evidence(result, invocation)
     told = result.status == "partial" and result.limit_hit is not None  # the closing line says which limit
     if ended.error is not None and (invocation.settings.run.quiet or not told):
         report(ended.error)
+
+
+def tell_evidence(result: Result, invocation: Invocation) -> None:
+    """To stderr, wherever the answer goes: stdout is the answer and nothing else, and on a terminal they stand below
+    it all the same."""
+    look = look_for(sys.stderr, color=invocation.settings.output.color, env=config.environment())
+    print_citations(sys.stderr, result.citations, look=look, here=working_folder())
+
+
+def working_folder() -> str:
+    """Free of symbolic links; "" when it is gone."""
+    with suppress(OSError):
+        return str(Path.cwd().resolve())
+    return ""
 
 
 def write_answer(answer: Answer, sink: Sink, invocation: Invocation) -> None:

@@ -83,6 +83,10 @@ KEY_OPTIONS: Sequence[KeyOption] = (
     KeyOption("Output", "output.format", ("--json",), value="json", help="one JSON object; same as -f json"),
     KeyOption("Output", "output.format", ("--events",), value="events", help="JSON lines as it runs; -f events"),
     KeyOption(
+        "Output", "output.cite", ("--cite",), value=True, help="quotes for the answer, looked up [default; RLM_CITE]"
+    ),
+    KeyOption("Output", "output.cite", ("--no-cite",), value=False, help="the opposite of --cite"),
+    KeyOption(
         "Run", "cache.enabled", ("--cache",), value=True, help="use and keep sub-call replies across runs [RLM_CACHE]"
     ),
     KeyOption("Run", "cache.enabled", ("--no-cache",), value=False, help="the opposite of --cache"),

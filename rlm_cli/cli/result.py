@@ -11,6 +11,7 @@ from ..events import (
     AnswerFile,
     CallFinished,
     CallStarted,
+    Citation,
     Compacted,
     ModelPair,
     Record,
@@ -85,7 +86,15 @@ def no_answer() -> RlmError:
     )
 
 
-def finished(tally: Tally, outcome: Outcome, error: RlmError | None, totals: Totals, *, log_dir: str | None) -> Result:
+def finished(
+    tally: Tally,
+    outcome: Outcome,
+    error: RlmError | None,
+    totals: Totals,
+    *,
+    log_dir: str | None,
+    citations: tuple[Citation, ...] = (),
+) -> Result:
     """The result of a run whose loop ended by itself, well or at a limit."""
     return _result(
         tally,
@@ -96,6 +105,7 @@ def finished(tally: Tally, outcome: Outcome, error: RlmError | None, totals: Tot
         exit_code=exit_code_of(outcome),
         limit_hit=outcome.limit,
         log_dir=log_dir,
+        citations=citations,
     )
 
 
@@ -131,6 +141,7 @@ def _result(
     exit_code: ExitCode,
     limit_hit: str | None,
     log_dir: str | None,
+    citations: tuple[Citation, ...] = (),
 ) -> Result:
     started = tally.started or RunStarted("", __version__, "", ModelPair(), SourcesFacts())
     file = answer_file(answer)
@@ -139,6 +150,7 @@ def _result(
         status=status,  # type: ignore[arg-type]  # one of Status: see the two callers
         answer=None if file else answer_text(answer) if answer else "",
         data=answer_data(answer) if answer and not file else None,
+        citations=citations,
         question=started.question,
         exit_code=int(exit_code),
         version=__version__,

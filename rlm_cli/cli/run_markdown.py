@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from .. import units
 from ..events import CodeWritten, Output, Record, Result, RunFinished, RunStarted, StepStarted
+from ..render.citations import citation_lines
 
 
 def as_markdown(records: Iterable[Record], answer: Iterable[str] = ()) -> Iterator[str]:
@@ -43,7 +44,8 @@ def _ending(result: Result, answer: Iterable[str]) -> Sequence[str | Iterable[st
     facts = f"{result.status}, {result.calls.total} calls, {cost}, {units.human_seconds(result.timing.total_s)}"
     error = [f"{result.error.code}: {result.error.message}"] if result.error else []
     said = [answer] if result.answer_file else [result.answer] if result.answer else []
-    return [*said, *error, f"({facts})"]
+    evidence = "\n".join(line.plain for line in citation_lines(result.citations, most=len(result.citations)))
+    return [*said, *([fenced(evidence, "")] if evidence else []), *error, f"({facts})"]
 
 
 def fenced(text: str, language: str) -> str:

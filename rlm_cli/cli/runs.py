@@ -174,6 +174,7 @@ def replay(
     from_step: Annotated[int | None, typer.Option("--from", metavar="STEP", help="begin at this step")] = None,
 ) -> None:
     """Draw a run again as it was seen: no calls, no key, no container. The answer goes to stdout."""
+    from ..render.citations import print_citations
     from ..render.live import LiveView
     from ..render.look import look_for
     from ..render.replay import replay as draw
@@ -193,6 +194,8 @@ def replay(
         view.close()
     if result := runlog.read_result(directory):
         _print_answer(settings, directory, result)
+        if not settings.run.quiet:
+            print_citations(sys.stderr, result.citations, look=look)
 
 
 def _print_answer(settings: config.Settings, directory: Path, result: Result) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from ..children import Children
 from ..direct import ask_directly
 from ..engine import Deps, Found, Limits, Outcome, Task, run
 from ..errors import Interrupted, LimitError, RlmError, SandboxError
-from ..events import Bus, Listener, ModelPair, Result, RunFinished, RunStarted, Totals, Warned
+from ..events import Bus, Citation, Listener, ModelPair, Preparing, Result, RunFinished, RunStarted, Totals, Warned
 from ..prompts import InputFacts
 from ..render.views import View
 from ..routing import Mode
@@ -40,6 +41,8 @@ class Plan:
     mode: Mode = "rlm"
     mode_why: str = ""
     check: Callable[[Answer], str] = lambda _answer: ""
+    cite: bool = True
+    """Whether the answer's evidence is asked for, and looked up."""
     schema: str = ""
     """The JSON Schema that `check` checks."""
     keep: Callable[[Answer], None] = lambda _answer: None
@@ -117,6 +120,7 @@ async def _under_signals(plan: Plan, models: Models, docker: Docker, bus: Bus, t
         aliases=plan.aliases,
         limits=plan.limits,
         check=plan.check,
+        cite=plan.cite,
         schema=plan.schema,
         depth=plan.depth,
     )
@@ -137,7 +141,8 @@ async def _under_signals(plan: Plan, models: Models, docker: Docker, bus: Bus, t
             outcome = await main
             for change in await sandbox.changes():
                 bus.emit(Warned(change))
-            ended = _ended(plan, tally, outcome, models.totals())
+            citations = await _citations(plan, outcome.answer, docker.text_limit, bus, interrupts)
+            ended = _ended(plan, tally, outcome, models.totals(), citations)
         except asyncio.CancelledError:
             ended = _stopped(plan, tally, bus, interrupts.error(), deps.found, models.totals())
         except RlmError as error:
@@ -149,13 +154,47 @@ async def _under_signals(plan: Plan, models: Models, docker: Docker, bus: Bus, t
     return ended
 
 
-def _ended(plan: Plan, tally: Tally, outcome: Outcome, totals: Totals) -> Ended:
+async def _citations(
+    plan: Plan, answer: Answer | None, text_limit: int, bus: Bus, interrupts: Interrupts
+) -> tuple[Citation, ...]:
+    """The answer's evidence, looked up in the input. Ctrl-C ends that, and not the answer."""
+    if answer is None or not answer.evidence or not plan.cite:
+        return ()
+    from ..citations import check  # it takes the kernel's decoders with it
+
+    return await asyncio.to_thread(
+        check,
+        answer.evidence,
+        plan.corpus.documents,
+        text_limit=text_limit,
+        cancelled=lambda: interrupts.received is not None,
+        on_progress=Ticks(lambda done, total: bus.emit(Preparing("looking up the quotes", done, total))),
+    )
+
+
+class Ticks:
+    """Passes progress on once something has taken a second, ten times a second."""
+
+    def __init__(self, tell: Callable[[int, int], None]) -> None:
+        self._tell = tell
+        self._next = time.monotonic() + 1.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + 0.1
+            self._tell(done, total)
+
+
+def _ended(plan: Plan, tally: Tally, outcome: Outcome, totals: Totals, citations: tuple[Citation, ...] = ()) -> Ended:
     error = outcome.error or (no_answer() if outcome.status == "no_answer" else None)
     if isinstance(error, LimitError) and not error.hint and (key := config.KEYS.get(f"limits.{error.limit}")):
         error = LimitError(error.limit, error.message, hint=f"raise {key.flag}")  # the engine knows no flags
     if outcome.answer is not None:
         plan.keep(outcome.answer)
-    return Ended(finished(tally, outcome, error, totals, log_dir=plan.log_dir), outcome.answer, error)
+    return Ended(
+        finished(tally, outcome, error, totals, log_dir=plan.log_dir, citations=citations), outcome.answer, error
+    )
 
 
 def _stopped(plan: Plan, tally: Tally, bus: Bus, error: Interrupted, found: Found, totals: Totals) -> Ended:

@@ -225,15 +225,16 @@ class Docker:
             folder=self._folder,
             engine=self._connected(),
             on_image=lambda image: emit(Preparing(f"{image.phase} {image.name}", image.done, image.total), ROOT),
-            text_limit=text_limit(self._options.memory),
+            text_limit=self.text_limit,
             on_stage=lambda what, done, total: emit(Preparing(what, done, total), ROOT),
             on_note=lambda note: emit(Warned(note), ROOT),
         )
 
-
-def text_limit(memory: int) -> int:
-    """Bytes up to which a document is a str: it is held twice while it is decoded, at up to four bytes a character."""
-    return min(64 * 1024**2, memory // 16)
+    @property
+    def text_limit(self) -> int:
+        """Bytes up to which a document is a str: it is held twice while it is decoded, at up to four bytes a
+        character."""
+        return min(64 * 1024**2, self._options.memory // 16)
 
 
 def sandbox_options(settings: config.Settings) -> SandboxOptions:

@@ -189,6 +189,14 @@ class Output:
         flag="--format",
         project="yes",
     )
+    cite: bool = _key(
+        BOOLEAN,
+        True,
+        "ask for quotes that show the answer, and look each of them up in the input",
+        env="RLM_CITE",
+        flag="--cite",
+        project="yes",
+    )
     progress: Literal["auto", "rich", "plain", "none"] = _key(
         choice("auto", "rich", "plain", "none"),
         "auto",

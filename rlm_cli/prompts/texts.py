@@ -29,6 +29,9 @@ STREAMING = {
     ),
 }
 
+# What is asked for with --cite. A few quotes: they cost output tokens.
+EVIDENCE = " `FINAL(value, evidence=[...])` adds a few short quotes, word for word, that show it; each is looked up."
+
 # Kept of a sub-model's window for its reply, and characters a token: both on the safe side.
 REPLY_TOKENS = 8_000
 CHARS_PER_TOKEN = 3
@@ -74,20 +77,28 @@ def prompt_file(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text("utf-8")
 
 
-def system_text(*, payload: int, depth: int) -> str:
+def system_text(*, payload: int, depth: int, cite: bool = True) -> str:
     """The system prompt. In the file, a mark begins what only holds at some depths: `{sub}` with sub-calls, `{alone}`
     without (0), `{flat}` where `rlm_query` is one of them (1), `{deep}` where it starts child runs (above)."""
     holds = {"": True, "sub": depth > 0, "alone": depth == 0, "flat": depth == 1, "deep": depth > 1}
     lines = (_MARKED.fullmatch(line) for line in prompt_file("system.md").split("\n"))
     kept = (line["text"] for line in lines if line and holds[line["mark"] or ""])
-    return "\n".join(kept).strip("\n").replace("{payload}", f"{payload:,}") + "\n"
+    text = "\n".join(kept).strip("\n").replace("{payload}", f"{payload:,}") + "\n"
+    return text.replace("{evidence}", EVIDENCE if cite else "")
 
 
 def opening(
-    question: str, *, facts: InputFacts, context: ContextFacts, payload: int, remaining: Remaining, depth: int = 1
+    question: str,
+    *,
+    facts: InputFacts,
+    context: ContextFacts,
+    payload: int,
+    remaining: Remaining,
+    depth: int = 1,
+    cite: bool = True,
 ) -> tuple[str, str]:
-    """The system prompt and the first user message."""
-    system = system_text(payload=payload, depth=depth)
+    """The system prompt, which asks for evidence if `cite`, and the first user message."""
+    system = system_text(payload=payload, depth=depth, cite=cite)
     parts = [
         "Question:\n" + fenced(question),
         "Input:\n" + "\n".join(f"- {line}" for line in _facts_lines(facts, context)),

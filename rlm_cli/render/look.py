@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import codecs
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 ColorChoice = Literal["auto", "always", "never"]
 
@@ -139,3 +140,10 @@ def console_for(stream: TextIO, look: Look) -> Console:
         legacy_windows=False,
         _environ={},
     )
+
+
+def print_lines(stream: TextIO, lines: Iterable[Text], *, look: Look | None = None) -> None:
+    """Print `lines` one by one, unwrapped."""
+    console = console_for(stream, look or Look())
+    for line in lines:
+        console.print(line, soft_wrap=True)

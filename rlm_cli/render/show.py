@@ -28,8 +28,9 @@ from ..events import (
 )
 from ..units import compact_count, human_bytes, human_count, human_seconds, money
 from . import format as fmt
+from .citations import citation_lines
 from .live import closing_lines, header_block
-from .look import Look, console_for, width_of
+from .look import Look, print_lines, width_of
 from .progress import Progress
 from .sanitize import clean, clean_line
 from .tables import Column, table_lines
@@ -76,13 +77,6 @@ def show(records: Iterable[Record], options: ShowOptions | None = None) -> list[
         block = _part(part, run, options)
         lines += ([Text()] if lines and block else []) + block
     return lines
-
-
-def print_lines(stream: TextIO, lines: Iterable[Text], *, look: Look | None = None) -> None:
-    """Print `lines` one by one, unwrapped."""
-    console = console_for(stream, look or Look())
-    for line in lines:
-        console.print(line, soft_wrap=True)
 
 
 def print_show(stream: TextIO, records: Iterable[Record], options: ShowOptions, *, look: Look) -> None:
@@ -204,13 +198,18 @@ def _summary(run: _Run, width: int) -> list[Text]:
 
 
 def _answer(run: _Run) -> list[Text]:
-    """The whole answer, cleaned and not wrapped; of a large one, where it is."""
+    """The whole answer, cleaned and not wrapped, or where a large one is; below it its evidence."""
     if run.result is None:
         return []
-    if file := run.result.answer_file:
-        how = f"rlm runs show {clean_line(run.result.run_id)} --answer"
+    evidence = citation_lines(run.result.citations, most=len(run.result.citations))
+    return [*_answer_itself(run.result), *([Text()] if evidence else []), *evidence]
+
+
+def _answer_itself(result: Result) -> list[Text]:
+    if file := result.answer_file:
+        how = f"rlm runs show {clean_line(result.run_id)} --answer"
         return [Text(f"the answer has {human_bytes(file.bytes)} of {file.kind}: {how}")]
-    return [Text(line) for line in clean(run.result.answer).split("\n")] if run.result.answer else []
+    return [Text(line) for line in clean(result.answer).split("\n")] if result.answer else []
 
 
 def _code(run: _Run, only: int | None) -> list[Text]:

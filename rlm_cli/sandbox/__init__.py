@@ -80,6 +80,16 @@ class Captured:
 
 
 @dataclass(frozen=True)
+class Quote:
+    """Evidence as the model's code gave it, unchecked: a text that is said to be in the input. `document`: its name in
+    the kernel, or ""; `start`: the place, in characters, that the text is said to be at or to hold."""
+
+    quote: str
+    document: str = ""
+    start: int | None = None
+
+
+@dataclass(frozen=True)
 class Answer:
     """A submitted answer: "text" is UTF-8, "json" is UTF-8 JSON of a list, dict or number, "bytes" is as it was.
 
@@ -88,6 +98,7 @@ class Answer:
 
     kind: AnswerKind
     data: bytes | Spooled
+    evidence: tuple[Quote, ...] = ()
 
     @property
     def size(self) -> int:
@@ -178,8 +189,9 @@ class Host(Protocol):
         """Answer every prompt of `call`, delivering each reply by its index as it comes (any order)."""
         ...
 
-    def budget(self) -> Mapping[str, float | int | None]:
-        """What remains, for `budget()`: cost_usd, calls, seconds, turns ... None: unlimited or unknown."""
+    def budget(self) -> Mapping[str, float | int | str | None]:
+        """What remains, for `budget()`: usd, subcalls, seconds, turns ... None: unlimited or unknown. `limit`: the one
+        that was reached, so that every further call is refused."""
         ...
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..errors import SandboxError
 from ..events import Stream
-from . import Answer, Captured, CellStatus, OnOutput, StepResult, frames
+from . import Answer, Captured, CellStatus, OnOutput, Quote, StepResult, frames
 from .frames import AnswerPart, Done, Violation
 from .kernel import wire
 from .spool import Spool, SpoolFull, unkept
@@ -98,6 +98,7 @@ class Cell:
         self._new_spool = new_spool
         self._spool: Spool | None = None
         self._parts = 0
+        self._evidence: tuple[Quote, ...] = ()
         self._answer: Answer | None = None
         self._refused = ""
         self._done: Done | None = None
@@ -183,6 +184,7 @@ class Cell:
             return
         if part.part == 0:
             self._drop_parts()
+            self._evidence = part.evidence
         if part.part != self._parts:
             raise Violation(f"piece {part.part} of an answer")
         self._parts += 1
@@ -190,7 +192,7 @@ class Cell:
         try:
             self._spool.write(part.data)
             if part.last:
-                self._answer = Answer(part.kind, self._spool.content())
+                self._answer = Answer(part.kind, self._spool.content(), self._evidence)
                 self._spool, self._parts = None, 0
         except SpoolFull as error:
             self._drop_parts()

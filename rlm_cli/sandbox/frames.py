@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, NoReturn, cast
 
 from ..events import AnswerKind
-from . import ContextFacts, Passed, Reference, SubCall, Value
+from . import ContextFacts, Passed, Quote, Reference, SubCall, Value
 from .kernel import wire
 from .kernel.wire import Violation
 
@@ -118,6 +118,8 @@ class AnswerPart:
     part: int
     last: bool
     data: bytes
+    evidence: tuple[Quote, ...] = ()
+    """With part 0 only."""
 
 
 @dataclass(frozen=True)
@@ -296,10 +298,37 @@ def _budget(fields: _Fields, payload: bytes) -> BudgetAsked:  # noqa: ARG001 - o
 
 
 def _answer(fields: _Fields, payload: bytes) -> AnswerPart:
-    if len(payload) > wire.PART_MAX:
-        raise Violation(f"a piece of an answer of {len(payload)} bytes")
+    before = fields.optional("evidence") or 0
+    part = fields.number("part")
+    if before > min(len(payload), wire.EVIDENCE_MAX) or (before and part):
+        raise Violation(f"evidence of {before} bytes")
+    if len(payload) - before > wire.PART_MAX:
+        raise Violation(f"a piece of an answer of {len(payload) - before} bytes")
     kind = cast(AnswerKind, fields.choice("kind", "text", "json", "bytes"))
-    return AnswerPart(fields.number("cell"), kind, fields.number("part"), fields.flag("last"), payload)
+    quotes = _evidence(payload[:before])
+    return AnswerPart(fields.number("cell"), kind, part, fields.flag("last"), payload[before:], quotes)
+
+
+def _evidence(lines: bytes) -> tuple[Quote, ...]:
+    """JSON lines `[quote, document, start]`."""
+    rows = lines.split(b"\n", wire.QUOTES_MAX + 1)
+    if rows.pop() or len(rows) > wire.QUOTES_MAX:
+        raise Violation("evidence that is no lines, or too many")
+    return tuple(map(_quote, rows))
+
+
+def _quote(line: bytes) -> Quote:
+    try:
+        quote, document, start = json.loads(line)
+    except (ValueError, RecursionError, TypeError):
+        raise Violation("a bad line in the evidence") from None
+    if type(quote) is not str or not quote.strip() or len(quote) > wire.QUOTE_CHARS:
+        raise Violation("a quote that is no text, empty or too long")
+    if type(document) is not str or len(document) > wire.NAME_CHARS:
+        raise Violation("a document's name that is no text, or too long")
+    if start is not None and (type(start) is not int or not 0 <= start <= NUMBER_MAX):
+        raise Violation("a quote's place that is no offset")
+    return Quote(clean(quote), clean(document), start)
 
 
 _WORKER: Mapping[str, Callable[[_Fields, bytes], WorkerMessage]] = {

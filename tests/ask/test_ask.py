@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.loopback import default_label
+from tests.loopback import LABELS, default_label
 from tests.sources.conftest import plant
 from tests.sources.documents import docx, paragraph, pdf, row, xlsx
 
@@ -387,3 +387,50 @@ def test_documents_of_all_kinds_answer_like_texts(shell: Shell) -> None:
     for question, answer in (("Bolt", b"Kenya"), ("Acme", b"Norway"), ("Crane", b"Peru")):
         done = shell.run("ask", "contracts", f"What is the governing law of {question}?", "-m", "offline")
         assert done.code == 0 and answer in done.out, (done.out, done.err)
+
+
+MAP = f"FINAL(map_query([f'thing {{n}}' for n in range(500)], 'Label it.', {{'enum': {list(LABELS)}}}))"
+
+
+@pytest.mark.parametrize("sub", ["sub/e00/badjson20", "sub/e00/badjson20/fence", "sub/e00/refuse25/think", "sub/e00"])
+def test_map_query_labels_every_item(shell: Shell, sub: str) -> None:
+    """500 items, a fifth of the replies broken or refused: each has its own label, and every call is counted."""
+    (shell.folder / "a.txt").write_text("x\n")
+    shell.server.policies["map"] = lambda turn: f"```repl\n{MAP}\n```"
+    done = shell.ask("a.txt", "Q", "--json", root="root/map", sub=sub)
+    assert (done.code, done.json["status"]) == (0, "ok"), done.err
+    assert json.loads(done.json["answer"]) == [default_label(str(n + 1)) for n in range(500)]
+    asked = shell.server.requests_of("sub")
+    assert done.json["calls"]["sub"] == len(asked)
+    assert len(asked) in (range(10, 11) if sub == "sub/e00" else range(11, 150))
+
+
+def test_map_query_when_the_budget_ends_on_the_way(shell: Shell) -> None:
+    """What is done keeps its value, the rest says which limit; the last turn still answers."""
+    (shell.folder / "a.txt").write_text("x\n")
+    counted = "v = map_query([f'thing {n}' for n in range(5000)], 'Label it.', str); bad = [x for x in v if not x]"
+    say = "FINAL([len(v), len(bad), sorted({x.error for x in bad}), budget()['limit']])"
+    shell.server.policies["map"] = lambda turn: f"```repl\n{counted}\n{say}\n```"
+    done = shell.ask("a.txt", "Q", "--json", "--max-subcalls", "70", root="root/map")
+    total, bad, errors, limit = json.loads(done.json["answer"])
+    assert (done.code, total, bad, limit) == (6, 5000, 1500, "subcalls")
+    assert all("70" in error for error in errors), errors
+
+
+def test_a_schema_for_a_sub_call(shell: Shell) -> None:
+    """A parsed value, or after two repairs an error with the last reply; the repairs are calls like others."""
+    (shell.folder / "a.txt").write_text("x\n")
+    cell = """
+good = llm_query("item 7: x", schema=dict[str, str])
+try:
+    llm_query("item 8: x", schema=list[int])
+except SubcallError as error:
+    FINAL([good, str(error), error.reply])
+"""
+    shell.server.policies["typed"] = lambda turn: f"```repl\n{cell}\n```"
+    done = shell.ask("a.txt", "Q", "--json", root="root/typed", sub="sub/e00/fence")
+    good, error, reply = json.loads(done.json["answer"])
+    assert good == {"7": default_label("7")}
+    assert "the value must be array" in error
+    assert default_label("8") in reply
+    assert done.json["calls"]["sub"] == len(shell.server.requests_of("sub")) == 4

@@ -90,14 +90,21 @@ for name, reply in answers[:5]:
     print("candidate:", reply[:200].replace("\n", " "))
 """
 
+# Lines that show a value, the best first.
+_EVIDENCE = r"""
+def evidence(*values):
+    return [where[key] for key in best if any(value in where[key].text for value in values)][:3]
+"""
+
 COUNT_LINES = r"""
 lines = [{(hit.document, hit.line) for hit in found}
          for found in hits.values() if found]
 matching = set.intersection(*lines)
 count = len(matching) or min(map(len, lines))
 print("candidate:", count)
-for key in sorted(matching)[:3]:
-    print(*key, where[key].text.strip()[:90])
+shown = [where[key] for key in sorted(matching)[:3]]
+for hit in shown:
+    print(hit.document, hit.line, hit.text.strip()[:90])
 """
 
 COUNT_DOCUMENTS = r"""
@@ -107,16 +114,20 @@ lines = [len(found) for found in hits.values() if found]
 count = len(matching) if many else min(lines)
 print("candidate:", count)
 print(sorted(matching)[:10])
+shown = []
 """
 
-COUNTED = "FINAL(str(count))"
+COUNTED = "FINAL(str(count), evidence=shown)"
 
-_VALUES = r"""
+_VALUES = (
+    _EVIDENCE
+    + r"""
 values = list(dict.fromkeys(reply for _, reply in answers))
 short = [value for value in values if len(value) <= 80] or values
 """
-ONE_VALUE = _VALUES + "FINAL(short[0] if short else nothing)"
-VALUES = _VALUES + 'FINAL(", ".join(short) or nothing)'
+)
+ONE_VALUE = _VALUES + "FINAL(short[0], evidence=evidence(short[0])) if short else FINAL(nothing)"
+VALUES = _VALUES + 'FINAL(", ".join(short) or nothing, evidence=evidence(*short))'
 
 # Needs nothing, as those above and below.
 ONE_DOCUMENT = r"""
@@ -129,5 +140,5 @@ FINAL(", ".join(found) or nothing)
 """
 PASSAGES = r"""
 found = list(dict.fromkeys(reply for _, reply in answers))
-FINAL("\n".join(found[:3]) or nothing)
+FINAL("\n".join(found[:3]) or nothing, evidence=found[:3])
 """

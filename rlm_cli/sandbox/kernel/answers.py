@@ -8,10 +8,11 @@ from . import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from .answer_pieces import Pieces
+    from .evidence import Quote
     from .link import Link
 
 _ident = get_ident
@@ -64,9 +65,17 @@ class Answers:
         self._lock = Lock()  # the parts of two answers must not mix
         self._sender = 0
         self.cell = 0
+        self._noted: dict[Quote, None] = {}
 
-    def submit(self, value: Any) -> None:
-        """Send `value` as the answer of this run. When reading or writing it fails, nothing of it counts."""
+    def note(self, quotes: Iterable[Quote]) -> None:
+        """Evidence for the answer that is still to come. What nobody will take is not kept."""
+        for quote in quotes:
+            if len(self._noted) <= wire.QUOTES_MAX:
+                self._noted[quote] = None
+
+    def submit(self, value: Any, evidence: Iterable[Quote] = ()) -> None:
+        """Send `value` as the answer of this run, with its evidence. When reading or writing it fails, nothing of it
+        counts."""
         if not self._link.is_ours():
             raise RuntimeError("FINAL does not work in other processes; return the value and submit it in the cell")
         if self._sender == _ident():
@@ -74,11 +83,22 @@ class Answers:
         with self._lock:
             self._sender = _ident()
             try:
+                before = self._packed(evidence)
                 for number, (kind, part, last) in enumerate(as_sent(value)):
                     fields = {"op": "answer", "cell": self.cell, "kind": kind, "part": number, "last": last}
+                    if before:
+                        fields, part, before = {**fields, "evidence": len(before)}, before + bytes(part), b""
                     self._link.send(fields, part)
             finally:
                 self._sender = 0
+
+    def _packed(self, evidence: Iterable[Quote]) -> bytes:
+        quotes = [*self._noted, *evidence]
+        if not quotes:
+            return b""
+        from .evidence import packed
+
+        return packed(quotes)
 
 
 class Answer(dict):  # type: ignore[type-arg]  # what the paper's prompt calls `answer`

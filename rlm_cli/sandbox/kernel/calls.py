@@ -20,18 +20,23 @@ MODEL_NAME_MAX = 200
 
 
 class SubcallError(RuntimeError):
-    """A sub-call failed for good; the message says why."""
+    """A sub-call failed for good; the message says why. `.reply`: what came, when that did not satisfy a schema."""
+
+    reply = ""
 
 
 class FailedCall(str):
     """The reply in the place of one that failed in a batch. It is false, `.error` says why, and as text it reads
-    "[sub-call failed: ...]", so `[r for r in replies if r]` keeps the good ones and joining never crashes."""
+    "[sub-call failed: ...]", so `[r for r in replies if r]` keeps the good ones and joining never crashes. `.reply` is
+    what came when that did not satisfy a schema, else ""."""
 
     error: str
+    reply: str
 
-    def __new__(cls, error: str) -> FailedCall:
+    def __new__(cls, error: str, reply: str = "") -> FailedCall:
         self = super().__new__(cls, f"[sub-call failed: {error}]")
         self.error = error
+        self.reply = reply
         return self
 
     def __bool__(self) -> bool:
@@ -40,8 +45,8 @@ class FailedCall(str):
     def __repr__(self) -> str:
         return f"FailedCall({self.error!r})"
 
-    def __getnewargs__(self) -> tuple[str]:
-        return (self.error,)
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
+        return self.error, self.reply
 
 
 class Batch:
@@ -54,9 +59,12 @@ class Batch:
         self.gate = Lock()
         self.gate.acquire()
         self.on_done: Callable[[], None] | None = None
+        self.on_reply: Callable[[int, str], None] | None = None
 
     def take(self, index: int, reply: Any) -> None:
         self.replies[index] = reply
+        if self.on_reply is not None:
+            self.on_reply(index, reply)
         self.left -= 1
         if not self.left:
             self.gate.release()
@@ -147,6 +155,11 @@ class Calls:
         """The same of child runs, each with what it is to work on (see `passing`); an answer may be any value."""
         return self._wait(self._start("rlm", list(zip(prompts, contexts)), None))  # noqa: B905 - Python 3.9
 
+    def start(self, prompts: Sequence[str], model: str | None, on_reply: Callable[[int, str], None]) -> Batch:
+        """Send prompts to a sub-model and do not wait: `on_reply` is given (index, reply) as each comes, mostly in the
+        reader's thread."""
+        return self._start("llm", [(prompt,) for prompt in prompts], model, on_reply=on_reply)
+
     async def ask_async(self, kind: str, prompts: Sequence[str], model: str | None) -> list[str]:
         """The same from a coroutine, without blocking its loop."""
         import asyncio
@@ -168,7 +181,7 @@ class Calls:
         try:
             await done
         except BaseException:
-            self._abandon(batch)
+            self.abandon(batch)
             raise
         return batch.replies
 
@@ -192,13 +205,14 @@ class Calls:
         prompts: Sequence[tuple[str, ...]],
         model: str | None,
         on_done: Callable[[], None] | None = None,
+        on_reply: Callable[[int, str], None] | None = None,
     ) -> Batch:
         self._check_process()
         if model is not None and (not isinstance(model, str) or len(model) > MODEL_NAME_MAX):
             raise TypeError(f"model must be a short str that names a model, not {type(model).__name__}")
         sendable = [index for index, prompt in enumerate(prompts) if need_of(prompt) <= wire.PROMPTS_MAX]
         batch = Batch(len(prompts))
-        batch.on_done = on_done
+        batch.on_done, batch.on_reply = on_done, on_reply
         fields = {"op": "call", "cell": self.cell, "kind": kind, "model": model or ""}
         # A prompt that is too large splits its batch; then each of the others travels alone.
         spans = list(runs(prompts)) if len(sendable) == len(prompts) else [(i, i + 1) for i in sendable]
@@ -240,11 +254,12 @@ class Calls:
         try:
             batch.gate.acquire()
         except BaseException:  # KeyboardInterrupt: what was not sent yet must not be paid for
-            self._abandon(batch)
+            self.abandon(batch)
             raise
         return batch.replies
 
-    def _abandon(self, batch: Batch) -> None:
+    def abandon(self, batch: Batch) -> None:
+        """What was not sent yet must not be paid for."""
         with self._interrupts, self._lock:
             self._waiting = deque(part for part in self._waiting if part.batch is not batch)
 

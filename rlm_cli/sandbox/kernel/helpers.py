@@ -12,15 +12,14 @@ from .display import variables
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Any, NoReturn, TypeVar
+    from typing import Any, NoReturn
 
     from .calls import Calls
     from .context import Index
+    from .evidence import Quote
     from .linenumbers import LineNumbering
     from .pieces import Piece
     from .readers import CsvRows, JsonRows
-
-    T = TypeVar("T")
 
 
 class Helpers:
@@ -61,25 +60,95 @@ class Helpers:
 
     # -- asking models
 
-    def llm_query(self, prompt: str, model: str | None = None) -> str:
-        """Ask a sub-model. Returns its reply; raises SubcallError when the call fails."""
-        return only(self._calls.ask("llm", [check_prompt(prompt, name="llm_query")], model))
+    def llm_query(self, prompt: str, model: str | None = None, schema: Any = None) -> Any:
+        """Ask a sub-model. Returns its reply; raises SubcallError when the call fails.
 
-    def llm_query_batched(self, prompts: Iterable[str], model: str | None = None) -> list[str]:
+        `schema`: what the reply must be: a JSON Schema (dict), or Python types such as list[str], dict[str, int],
+        typing.Literal["yes", "no"], {"name": str, "year": int}. Then it returns the parsed value; a reply that does not
+        satisfy it is asked for again, at most twice, with the reason; then the error has the last `.reply`.
+
+            llm_query("Which people does this name?\\n" + passage, schema=list[str])
+            llm_query(question, schema={"type": "object", "properties": {"year": {"type": "integer", "minimum": 1900}}})
+        """
+        return only(self._answered([check_prompt(prompt, name="llm_query")], model, schema))
+
+    def llm_query_batched(self, prompts: Iterable[str], model: str | None = None, schema: Any = None) -> list[Any]:
         """Ask a sub-model many prompts at once, concurrently. Returns the replies in the same order.
 
         A call that failed leaves a `FailedCall` in its place: it is false, and `.error` says why. Good ones only:
-        `[r for r in replies if r]`.
+        `[r for r in replies if r]`. `schema`: as in llm_query, for each reply; a parsed 0, [] or {} is false too, so
+        then `[r for r in replies if not isinstance(r, FailedCall)]`.
+
+            found = llm_query_batched([question + p for p in chunks(context, 50_000)], schema=list[str])
         """
-        return self._calls.ask("llm", check_prompts(prompts, name="llm_query_batched"), model)
+        return self._answered(check_prompts(prompts, name="llm_query_batched"), model, schema)
 
-    async def allm_query(self, prompt: str, model: str | None = None) -> str:
+    async def allm_query(self, prompt: str, model: str | None = None, schema: Any = None) -> Any:
         """llm_query for `await`."""
-        return only(await self._calls.ask_async("llm", [check_prompt(prompt, name="allm_query")], model))
+        return only(await self._answered_async([check_prompt(prompt, name="allm_query")], model, schema))
 
-    async def allm_query_batched(self, prompts: Iterable[str], model: str | None = None) -> list[str]:
+    async def allm_query_batched(
+        self, prompts: Iterable[str], model: str | None = None, schema: Any = None
+    ) -> list[Any]:
         """llm_query_batched for `await`."""
-        return await self._calls.ask_async("llm", check_prompts(prompts, name="allm_query_batched"), model)
+        return await self._answered_async(check_prompts(prompts, name="allm_query_batched"), model, schema)
+
+    def _answered(self, prompts: list[str], model: str | None, schema: Any) -> list[Any]:
+        if schema is None:
+            return self._calls.ask("llm", prompts, model)
+        from .json_replies import ask_for_values
+
+        asking = ask_for_values(prompts, schema)
+        try:
+            asked = next(asking)
+            while True:
+                asked = asking.send(self._calls.ask("llm", asked, model))
+        except StopIteration as done:
+            values: list[Any] = done.value
+            return values
+
+    async def _answered_async(self, prompts: list[str], model: str | None, schema: Any) -> list[Any]:
+        if schema is None:
+            return await self._calls.ask_async("llm", prompts, model)
+        from .json_replies import ask_for_values
+
+        asking = ask_for_values(prompts, schema)
+        try:
+            asked = next(asking)
+            while True:
+                asked = asking.send(await self._calls.ask_async("llm", asked, model))
+        except StopIteration as done:
+            values: list[Any] = done.value
+            return values
+
+    def map_query(
+        self, items: Iterable[Any], instruction: str, schema: Any = None, *, model: str | None = None, until: Any = None
+    ) -> list[Any]:
+        """Ask a sub-model the same about every item, many items to a prompt. Returns a list: a value for each item.
+
+        `items`: any iterable of str, pieces of `chunks`, hits of `grep`, dicts (anything JSON) or (name, item); or a
+        mapping. A generator is read as prompts go out and never held. Items that are the same are asked once.
+        `instruction`: what to do with one item. `schema`: what its value must be, as in llm_query; else any JSON.
+        `until`: a function of a value; when it is true for one, no more is asked.
+
+        An item whose reply is missing or wrong is asked again, in smaller packs and at last alone, at most 5 times in
+        all. Where that fails, or the budget ends, is a `FailedCall` with `.error` and `.reply`; so is an item too large
+        for a prompt, and one that was not asked. A list is answered whole; a generator up to the item read last. One
+        line says how many values, failures and calls there are, and the price.
+
+            labels = map_query(lines, "The mood of this review?", {"enum": ["good", "bad", "mixed"]})
+            good = [line for line, label in zip(lines, labels) if label == "good"]
+            map_query(grep("refund", limit=None), "Is a refund refused here?", {"refused": bool, "quote": str})
+            map_query(chunks(context, 9000), "The killer's name, else null.", {"type": ["string", "null"]}, until=bool)
+        """
+        from .fanout import Fanout
+
+        if isinstance(items, (str, bytes)) or not hasattr(items, "__iter__"):
+            raise TypeError(
+                "map_query(items, instruction): the items are a list, a generator or a mapping; see chunks()"
+            )
+        check_prompt(instruction, name="map_query")
+        return Fanout(self._calls, instruction, object if schema is None else schema, model, until).run(items)
 
     def rlm_query(self, prompt: str, context: Any = None) -> Any:
         """Give a sub-question to a run of its own, which has a session like this one, and `context` in it. Returns the
@@ -113,15 +182,41 @@ class Helpers:
 
     # -- answering
 
-    def FINAL(self, value: Any) -> None:  # noqa: N802 - the paper's name
+    def FINAL(self, value: Any, evidence: Any = None) -> None:  # noqa: N802 - the paper's name
         """Submit the answer to the question: text, bytes, or anything JSON can hold. The last one counts.
 
         It may be of any size, and need not fit in memory: a Path (or an open file) stands for what is in the file, a
         generator of text or bytes for what it yields, put together.
-        """
-        self._answers.submit(value)
 
-    def FINAL_VAR(self, name: Any) -> None:  # noqa: N802
+        `evidence`: quotes from `context`, word for word, that show it. Each is looked up there and given to the reader
+        with its place. A list of: str, matches of `grep`, pieces of `chunks`, lines of `draw_sample`,
+        (document, start, end), {"document": name, "quote": text}.
+
+            FINAL("41 s", evidence=[hit, "took 41 s", ("b.log", p, p + 60)])
+        """
+        self._answers.submit(value, self._quotes(evidence))
+
+    def cite(self, source: Any, start: int | None = None, end: int | None = None) -> None:
+        """Note evidence for the answer, which may be submitted later: what FINAL takes as `evidence`, one or a list; or
+        characters [start, end) of a text or of the document of this name.
+
+            cite(hit); cite("took 41 s"); cite("b.log", p, p + 60)
+        """
+        if start is None and end is None:
+            self._answers.note(self._quotes(source))
+        else:
+            from .evidence import quote
+
+            self._answers.note([quote(source, start, end, self._context, "cite")])
+
+    def _quotes(self, evidence: Any) -> list[Quote]:
+        if evidence is None:
+            return []
+        from .evidence import quotes
+
+        return quotes(evidence, self._context)
+
+    def FINAL_VAR(self, name: Any, evidence: Any = None) -> None:  # noqa: N802
         """Submit the variable of this name (a value is taken too)."""
         if isinstance(name, str):
             key = name.strip().strip("\"'")
@@ -129,7 +224,7 @@ class Helpers:
                 name = self._namespace[key]
             elif key.isidentifier():
                 raise NameError(f"FINAL_VAR: no variable is named {key!r}; SHOW_VARS() lists them")
-        self._answers.submit(name)
+        self.FINAL(name, evidence)
 
     def SUBMIT(self, *values: Any, **fields: Any) -> None:  # noqa: N802
         """FINAL by another name; keyword arguments are submitted as a dict."""
@@ -160,7 +255,10 @@ class Helpers:
             print(pydoc.plain(pydoc.render_doc(thing)))
 
     def budget(self) -> dict[str, Any]:
-        """What remains of the run's limits (None: unlimited or unknown)."""
+        """What remains of the run's limits (None: unlimited or unknown); `limit`: the one that was reached.
+
+        `subcall_chars`: the characters that one sub-call takes.
+        """
         return self._calls.budget()
 
     def grep(self, pattern: Any, text: Any = None, **options: Any) -> search.Hits:
@@ -286,9 +384,9 @@ class Helpers:
 
 
 FUNCTIONS = (
-    "llm_query", "llm_query_batched", "allm_query", "allm_query_batched", "rlm_query", "rlm_query_batched",
-    "FINAL", "FINAL_VAR", "SUBMIT", "SHOW_VARS", "budget", "grep", "grep_count", "chunks", "draw_sample", "csv_rows",
-    "json_rows", "line_of", "estimate_tokens", "help",
+    "llm_query", "llm_query_batched", "map_query", "allm_query", "allm_query_batched", "rlm_query", "rlm_query_batched",
+    "FINAL", "FINAL_VAR", "SUBMIT", "cite", "SHOW_VARS", "budget", "grep", "grep_count", "chunks", "draw_sample",
+    "csv_rows", "json_rows", "line_of", "estimate_tokens", "help",
 )  # fmt: skip
 
 
@@ -300,10 +398,12 @@ def leave(code: object = None) -> NoReturn:
 leave.__name__ = leave.__qualname__ = "exit"
 
 
-def only(replies: list[T]) -> T:
+def only(replies: list[Any]) -> Any:
     reply = replies[0]
     if isinstance(reply, FailedCall):
-        raise SubcallError(reply.error)
+        error = SubcallError(reply.error)
+        error.reply = reply.reply
+        raise error
     return reply
 
 

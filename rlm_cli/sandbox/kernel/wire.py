@@ -20,6 +20,12 @@ CALLS_MAX = 16
 """`call` frames in flight from one worker."""
 PART_MAX = 1024 * 1024
 """Bytes of one piece of an answer."""
+EVIDENCE_MAX = 1024 * 1024
+"""Bytes of an answer's evidence, which come before its first piece."""
+QUOTES_MAX = 1_000
+QUOTE_CHARS = 4_000
+NAME_CHARS = 4_096
+"""Quotes of one answer; characters of one of them, and of the name of its document."""
 KEEP = 64 * 1024
 """Bytes kept of each end of a cell's stdout and stderr."""
 SAMPLE = 64 * 1024

@@ -1,0 +1,320 @@
+"""Quotes that the model's code gave as evidence -> citations: each looked up in the documents' own files, by us.
+
+A document is decoded here as the kernel decodes it (`kernel.decoding`, `kernel.encoded`), so that characters and lines
+are the same; a few megabytes at a time, whatever its size.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from .errors import RlmError
+from .events import Citation
+from .sandbox import Quote
+from .sandbox.kernel.context import SAMPLE_BYTES, SAMPLES
+from .sandbox.kernel.decoding import BOMS, decode
+from .sandbox.kernel.encoded import Encoded
+from .sandbox.staging import index_name, opened
+from .sources import Document
+
+CHECK_S = 30.0
+"""Seconds that looking for all quotes of an answer may take."""
+WINDOW = 1 << 20
+"""Bytes that are decoded at a time."""
+SLACK = 1 << 14
+"""Characters that white space in the document may add to a quote."""
+
+Pass = Literal["verbatim", "approximate"]
+OnProgress = Callable[[int, int], None]
+"""Called with the bytes that were searched, and the bytes that may have to be."""
+
+
+class OutOfTime(Exception):  # noqa: N818 - no error: what is left stays unchecked
+    """The time is up, or somebody wants to stop."""
+
+
+@dataclass
+class Watch:
+    """Ends a search that takes too long, and says how far it is."""
+
+    ends: float
+    cancelled: Callable[[], bool]
+    on_progress: OnProgress
+    clock: Callable[[], float]
+    total: int = 0
+    done: int = 0
+
+    def passed(self, size: int) -> None:
+        """`size` more bytes are searched."""
+        self.done += size
+        if self.clock() > self.ends or self.cancelled():
+            raise OutOfTime
+        self.on_progress(self.done, max(self.total, self.done))
+
+
+@dataclass
+class Sought:
+    """One quote on its way to a citation."""
+
+    quote: Quote
+    document: Document | None
+    """The one it is said to be from."""
+    citation: Citation | None = None
+    pattern: re.Pattern[str] | None = None
+    unread: bool = False
+    """Whether a document that may hold it could not be searched."""
+
+    def find(self, text: str, first: int, last: int, how: Pass) -> tuple[int, int] | None:
+        """Where in text[first:last] it is."""
+        wanted = self.quote.quote
+        if how == "verbatim":
+            at = text.find(wanted, max(0, first), max(0, last))
+            return None if at < 0 else (at, at + len(wanted))
+        if self.pattern is None:
+            self.pattern = re.compile(r"\s+".join(map(re.escape, wanted.split())))
+        match = self.pattern.search(text, max(0, first), max(0, last))
+        return match and match.span()
+
+    def reach(self, how: Pass) -> int:
+        """Characters that an occurrence has at most."""
+        return len(self.quote.quote) + (SLACK if how == "approximate" else 0)
+
+    def outcome(self) -> Citation:
+        """What is known in the end."""
+        if self.citation is not None:
+            return self.citation
+        document = index_name(self.document.name) if self.document else self.quote.document
+        return Citation(self.quote.quote, "unchecked" if self.unread else "not_found", document)
+
+
+def check(
+    quotes: Sequence[Quote],
+    documents: Sequence[Document],
+    *,
+    text_limit: int,
+    seconds: float = CHECK_S,
+    window: int = WINDOW,
+    cancelled: Callable[[], bool] = lambda: False,
+    on_progress: OnProgress = lambda _done, _total: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[Citation, ...]:
+    """One citation for each quote, in order; none is left out. Where a quote occurs more often, it is the place that it
+    was said to be from, else the first. `text_limit`: bytes up to which the kernel decodes a document as a whole.
+
+    It is looked for in its document word for word, then but for white space, and then so in all documents. Blocking:
+    for a thread. Raises nothing for what is wrong with the quotes or the documents.
+    """
+    if not quotes:
+        return ()
+    names = {index_name(document.name): document for document in documents} if len(documents) > 1 else {}
+    alone = documents[0] if len(documents) == 1 else None
+    sought = [Sought(quote, alone or names.get(quote.document)) for quote in quotes]
+    watch = Watch(clock() + seconds, cancelled, on_progress, clock)
+    search = Search(watch, text_limit, window)
+    try:
+        search.in_their_own(sought)
+        if alone is None:
+            search.in_all(sought, documents)
+    except OutOfTime:
+        for one in sought:
+            one.unread = True
+    return tuple(one.outcome() for one in sought)
+
+
+@dataclass
+class Search:
+    """Goes through documents, `window` bytes at a time."""
+
+    watch: Watch
+    text_limit: int
+    window: int
+
+    def in_their_own(self, sought: Sequence[Sought]) -> None:
+        """Each quote in the document that it is said to be from."""
+        groups: dict[int, tuple[Document, list[Sought]]] = {}
+        for one in sought:
+            if one.document is not None:
+                groups.setdefault(id(one.document), (one.document, []))[1].append(one)
+        self.watch.total += sum(document.size for document, _ in groups.values())
+        for document, group in groups.values():
+            self.look(document, group, "verbatim")
+            self.look(document, group, "approximate")
+
+    def in_all(self, sought: Sequence[Sought], documents: Sequence[Document]) -> None:
+        """What was not found yet, in all documents, in order."""
+        for how in PASSES:
+            if all(one.citation for one in sought):
+                return
+            self.watch.total += sum(document.size for document in documents)
+            for document in documents:
+                self.look(document, [one for one in sought if one.document is not document], how)
+
+    def look(self, document: Document, sought: Iterable[Sought], how: Pass) -> None:
+        """Cite the document for all quotes that are in it and have no citation yet."""
+        wanted = [one for one in sought if one.citation is None]
+        if not wanted:
+            return
+        try:
+            found = self.scan(document, wanted, how)
+        except (OSError, RlmError, LookupError):
+            for one in wanted:
+                one.unread = True
+            return
+        path = document.file if document.origin == "file" else None
+        for number, place in found.items():
+            one = wanted[number]
+            one.citation = Citation(one.quote.quote, how, index_name(document.name), path, *place)
+
+    def scan(self, document: Document, wanted: Sequence[Sought], how: Pass) -> dict[int, Place]:
+        """Number of a quote -> (line, start, end) of the place to cite."""
+        with opened(document) as fd:
+
+            def read(start: int, size: int) -> bytes:
+                return os.pread(fd, size, start)
+
+            reading = reading_of(read, document, self.text_limit, self.window)
+            while True:
+                try:
+                    return self.scan_text(reading, wanted, how)
+                except UnicodeDecodeError:  # only now is it known how the kernel reads it
+                    reading = reading.instead()
+
+    def scan_text(self, reading: Reading, wanted: Sequence[Sought], how: Pass) -> dict[int, Place]:
+        scan = Scan(wanted, how)
+        for size, text in reading.pieces():
+            self.watch.passed(size)
+            scan.add(text)
+            if not scan.missing and not reading.uncertain:
+                break
+        scan.end()
+        return scan.found
+
+
+PASSES: tuple[Pass, Pass] = ("verbatim", "approximate")
+Place = tuple[int, int, int]
+
+
+class Scan:
+    """One document's text, as it comes: what of it is needed again is kept for the next piece."""
+
+    def __init__(self, wanted: Sequence[Sought], how: Pass) -> None:
+        self.wanted, self.how = wanted, how
+        self.found: dict[int, Place] = {}
+        self.missing = list(range(len(wanted)))
+        self._keep = 2 * max(one.reach(how) for one in wanted)
+        self._text, self._base, self._lines = "", 0, 0
+
+    def add(self, text: str) -> None:
+        """The next piece."""
+        self._search(text, last=False)
+
+    def end(self) -> None:
+        """There is no more."""
+        self._search("", last=True)
+
+    def _search(self, text: str, *, last: bool) -> None:
+        self._text += text
+        if self.missing:
+            self.missing = [number for number in self.missing if not self._settled(number, last=last)]
+        drop = max(0, len(self._text) - self._keep)
+        self._lines += self._text.count("\n", 0, drop)
+        self._base += drop
+        self._text = self._text[drop:]
+
+    def _settled(self, number: int, *, last: bool) -> bool:
+        """Whether the place to cite is known."""
+        one, text = self.wanted[number], self._text
+        if number not in self.found and (span := one.find(text, 0, len(text), self.how)):
+            self._cite(number, span)
+        if one.quote.start is None:
+            return number in self.found
+        near, reach = one.quote.start - self._base, one.reach(self.how)
+        if near + reach > len(text) and not last:
+            return False
+        for first in (near, near - reach):
+            if near + reach >= 0 and (span := one.find(text, first, near + reach, self.how)):
+                self._cite(number, span)
+                return True
+        return number in self.found
+
+    def _cite(self, number: int, span: tuple[int, int]) -> None:
+        first, last = span
+        line = self._lines + self._text.count("\n", 0, first) + 1
+        self.found[number] = (line, self._base + first, self._base + last)
+
+
+# -- bytes to text, as the kernel does it -------------------------------------------------------------------------
+
+
+@dataclass
+class Reading:
+    """How a document's bytes are read as text: `skip` bytes first, then `codec`.
+
+    With "strict" errors it is not known yet, and a byte that is no UTF-8 decides (`UnicodeDecodeError`): a document
+    that the kernel decodes as a whole is Latin-1 then. One that it reads in pieces (`lazy`) was taken for UTF-8 by its
+    first bytes beyond ASCII, if they were.
+    """
+
+    read: Callable[[int, int], bytes]
+    size: int
+    skip: int
+    codec: str
+    errors: str
+    window: int
+    lazy: bool = False
+    whole: str | None = None
+    """The text, where that is all known."""
+    beyond_ascii: bool = field(default=False, init=False)
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether what is still to come may change what was read."""
+        return self.errors == "strict" and self.beyond_ascii and not self.lazy
+
+    def pieces(self) -> Iterator[tuple[int, str]]:
+        """(bytes, text) of one piece after the other. Raises `UnicodeDecodeError`."""
+        if self.whole is not None:
+            yield self.size, self.whole
+            return
+        decoder = codecs.getincrementaldecoder(self.codec)(self.errors)
+        at = self.skip
+        while at < self.size:
+            data = self.read(at, min(self.window, self.size - at))
+            if not data:
+                raise OSError("the file has shrunk")
+            at += len(data)
+            text = decoder.decode(data, at >= self.size)
+            self.beyond_ascii = self.beyond_ascii or not data.isascii()
+            yield len(data), text
+
+    def instead(self) -> Reading:
+        """The other way, after a byte that is no UTF-8."""
+        if self.lazy and self.beyond_ascii:
+            return replace(self, errors="replace")
+        return replace(self, codec="latin-1", errors="replace")
+
+
+def reading_of(read: Callable[[int, int], bytes], document: Document, text_limit: int, window: int) -> Reading:
+    """How the kernel reads the document. Raises `LookupError`, `OSError`."""
+    size, encoding = document.size, document.encoding
+    made = Reading(read, size, 0, encoding, "replace", window)
+    if size <= window:
+        return replace(made, whole=decode(read(0, size), encoding)[0])
+    if size > text_limit:
+        source = Encoded(read, size, encoding)
+        source.survey(SAMPLES, SAMPLE_BYTES)
+        errors = "strict" if source.auto else "replace"
+        return replace(made, skip=size - source.size, codec=source.codec, errors=errors, lazy=True)
+    if encoding != "auto":
+        return made
+    head = read(0, 4)
+    for mark, codec in BOMS:
+        if head.startswith(mark):
+            return replace(made, skip=len(mark), codec=codec)
+    return replace(made, codec="utf-8", errors="strict")
