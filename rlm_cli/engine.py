@@ -14,12 +14,16 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
+from .children import Children, in_words
 from .errors import AuthError, LimitError, ProviderError, RlmError, SandboxError, SchemaError
 from .events import (
     ROOT,
+    ChildFinished,
+    ChildStarted,
     CodeWritten,
     Compacted,
     Emit,
@@ -44,6 +48,7 @@ from .events import (
 from .models import Completion, Message, Model, Request
 from .prompts import (
     KEEP,
+    LISTING,
     BlockCutter,
     History,
     InputFacts,
@@ -62,7 +67,7 @@ from .prompts import (
     payload_chars,
     turn_note,
 )
-from .sandbox import Answer, Captured, Document, Sandbox, StepResult, SubCall, SubReply
+from .sandbox import Answer, Captured, Document, Passed, Sandbox, StepResult, SubCall, SubReply
 
 # A root that writes no code this often in a row is not going to.
 CODELESS_TURNS = 3
@@ -75,6 +80,14 @@ LEAST_LAST_TURN_S = 10.0
 STOP_S = 30.0
 # A cell that goes on asking after a cap has been reached is stopped after this many refusals.
 REFUSALS = 1_000
+
+
+# Caps of the whole tree: one that is reached in a child is reached for its parent.
+SHARED = frozenset({"cost", "tokens", "subcalls"})
+# Of the time that a parent has left, what its child may take: the rest is for making something of its answer.
+CHILD_TIME = 0.9
+# Characters of a child's partial answer that its parent is told, and of an answer that is logged with its end.
+TOLD = 2_000
 
 
 # Said to code that asks a model at depth 0.
@@ -118,7 +131,8 @@ class Task:
     schema: str = ""
     """The JSON Schema that `check` checks, "" for none."""
     depth: int = 1
-    """How deep sub-calls may recurse; 0: there are none, and the model is not told of them."""
+    """How deep sub-calls may recurse: 0: there are none, and the model is not told of them; 1: plain calls; above, a
+    sub-call may be a run of its own, which has one less."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +163,8 @@ class Deps:
     ledger: LedgerView
     clock: Callable[[], float] = time.monotonic
     found: Found = field(default_factory=Found)
+    children: Children | None = None
+    """None: `rlm_query` is always a plain sub-call."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +225,35 @@ class _Loop:
     def emit(self, event: Event) -> None:
         self.deps.emit(event, self.span)
 
+    @property
+    def recursive(self) -> bool:
+        """Whether `rlm_query` starts child runs."""
+        return self.deps.children is not None and self.task.depth > 1
+
+    @cached_property
+    def documents(self) -> Sequence[Document]:
+        """The input where it is on the host, once the sandbox is open: what children are given parts of."""
+        if self.deps.children is None or self.span.depth:
+            return self.task.documents
+        return self.deps.children.placed(self.task.documents)
+
+    def child_task(self, question: str, documents: Sequence[Document]) -> Task:
+        """The same models and limits, but no more time than is left, and an answer of whatever kind."""
+        size = sum(document.size for document in documents)
+        listing = tuple((document.name, document.size) for document in documents[:LISTING])
+        left = self.remaining().seconds
+        return replace(
+            self.task,
+            question=question,
+            documents=documents,
+            facts=InputFacts(len(documents), size, listing=listing),
+            limits=replace(self.task.limits, time_s=left and left * CHILD_TIME),
+            check=lambda _answer: "",
+            schema="",
+            cite=False,
+            depth=self.task.depth - 1,
+        )
+
     async def open(self) -> History:
         began = self.deps.clock()
         context = await self.deps.sandbox.open(self.task.documents, self.desk)
@@ -220,7 +265,7 @@ class _Loop:
             payload=self.payload,
             remaining=self.remaining(),
             cite=self.task.cite,
-            depth=self.task.depth,
+            depth=self.task.depth if self.recursive else min(self.task.depth, 1),
         )
         self.emit(PromptSet(system, user))
         return History.start(system=system, user=user)
@@ -465,6 +510,7 @@ class SubCallDesk:
     def __init__(self, loop: _Loop) -> None:
         self._loop = loop
         self._numbers = itertools.count(1)
+        self._children = itertools.count(1)
         self._refusals = 0
         self.limit: LimitError | None = None
         self.fatal: RlmError | None = None
@@ -478,15 +524,64 @@ class SubCallDesk:
                 deliver(index, reply)
             return
         async with asyncio.TaskGroup() as group:
-            for index, prompt in enumerate(call.prompts):
-                group.create_task(self._one(index, prompt, model, deliver))
+            for index in range(len(call.prompts)):
+                group.create_task(self._one(index, call, model, deliver))
 
     def _resolve(self, name: str) -> str | None:
         task = self._loop.task
         return {"": task.sub, "sub": task.sub, "root": task.root, **task.aliases}.get(name)
 
-    async def _one(self, index: int, prompt: str, model: str, deliver: Callable[[int, SubReply], None]) -> None:
-        deliver(index, await self._reply(prompt, model))
+    async def _one(self, index: int, call: SubCall, model: str, deliver: Callable[[int, SubReply], None]) -> None:
+        prompt, passed = call.prompts[index], call.contexts[index] if call.contexts else None
+        if call.kind == "rlm" and self._loop.recursive:
+            deliver(index, await self._child(prompt, passed))
+        else:
+            deliver(index, await self._plain(prompt, passed, model))
+
+    async def _plain(self, prompt: str, passed: Passed, model: str) -> SubReply:
+        """One call to the sub-model, which sees the prompt and, below it, the text that was passed."""
+        loop = self._loop
+        if passed is not None:
+            try:
+                prompt = in_words(prompt, passed, loop.documents, loop.payload * 4)
+            except RlmError as error:
+                return SubReply(False, error.message)
+        return await self._reply(prompt, model)
+
+    async def _child(self, prompt: str, passed: Passed) -> SubReply:
+        """A run of its own. However it ends, it is one failed item to its parent, unless nobody can go on."""
+        loop = self._loop
+        if loop.deps.children is None:
+            raise RuntimeError("there are no child runs here")
+        span = loop.span.child(next(self._children))
+        try:
+            async with loop.deps.children.place(span.depth, loop.documents, passed) as (sandbox, documents):
+                if refusal := self._refusal(prompt):
+                    return SubReply(False, refusal)
+                outcome = await self._run_child(loop.child_task(prompt, documents), sandbox, span)
+        except RlmError as error:
+            return SubReply(False, error.message)
+        if outcome.limit in SHARED and isinstance(outcome.error, LimitError):
+            self.limit = self.limit or outcome.error
+        if outcome.error is not None and is_hopeless(outcome.error):
+            self._end_with(outcome.error)
+        return reply_of(outcome)
+
+    async def _run_child(self, task: Task, sandbox: Sandbox, span: Span) -> Outcome:
+        deps, began = self._loop.deps, self._loop.deps.clock()
+        deps.emit(ChildStarted(task.question, len(task.documents), task.facts.bytes, self._loop.step), span)
+        outcome = None
+        try:
+            outcome = await run(task, replace(deps, sandbox=sandbox, found=Found()), span)
+        except RlmError as error:
+            outcome = Outcome("error", None, 0, None, error)
+        finally:
+            seconds = deps.clock() - began
+            if outcome is None:
+                deps.emit(ChildFinished("interrupted", seconds), span)
+            else:
+                deps.emit(ChildFinished(outcome.status, seconds, said_of(outcome)), span)
+        return outcome
 
     async def _reply(self, prompt: str, model: str) -> SubReply:
         if refusal := self._refusal(prompt):
@@ -500,7 +595,7 @@ class SubCallDesk:
             self.limit = self.limit or reached
             return SubReply(False, reached.message)
         except RlmError as error:
-            if isinstance(error, AuthError) or error.code in HOPELESS:
+            if is_hopeless(error):
                 self._end_with(error)
             return SubReply(False, error.message)
         return SubReply(True, completion.text)
@@ -548,6 +643,28 @@ class SubCallDesk:
     def raise_if_limited(self) -> None:
         if self.limit is not None:
             raise self.limit
+
+
+def is_hopeless(error: RlmError) -> bool:
+    """Whether no further call of the tree can succeed."""
+    return isinstance(error, AuthError) or error.code in HOPELESS
+
+
+def reply_of(outcome: Outcome) -> SubReply:
+    """A child's outcome, to its parent's code: a value, or why there is none, with what was found until then."""
+    if outcome.status == "ok" and outcome.answer is not None:
+        return SubReply(True, "", outcome.answer)
+    return SubReply(False, said_of(outcome))
+
+
+def said_of(outcome: Outcome) -> str:
+    """The answer's beginning, or how the run ended without one."""
+    answer = outcome.answer
+    text = next(iter(answer.pieces()), b"")[: 4 * TOLD].decode("utf-8", "replace")[:TOLD] if answer else ""
+    if outcome.status == "ok":
+        return text
+    why = outcome.error.message if outcome.error else "it stopped without submitting an answer"
+    return f"the child run did not finish: {why}" + (f"; what it had so far: {text}" if text else "")
 
 
 def never_fitted(problem: str, repairs: int = REPAIRS) -> SchemaError:

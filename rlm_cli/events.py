@@ -27,6 +27,7 @@ Role = Literal["root", "sub", "final"]
 AnswerKind = Literal["text", "json", "bytes"]
 CitationStatus = Literal["verbatim", "approximate", "not_found", "unchecked"]
 Status = Literal["ok", "partial", "no_answer", "error"]
+ChildStatus = Literal["ok", "partial", "no_answer", "error", "interrupted"]
 StepStatus = Literal["ok", "error", "timeout", "died", "interrupted", "no_code"]
 Stream = Literal["stdout", "stderr"]
 
@@ -431,6 +432,28 @@ class StepFinished:
 
 
 @dataclass(frozen=True)
+class ChildStarted:
+    """A child run begins (its span is the record's): `prompt` is its question, about so much of the input."""
+
+    prompt: str
+    documents: int
+    bytes: int
+    step: int = 0
+    """The parent's turn that asked."""
+    type: str = "child.started"
+
+
+@dataclass(frozen=True)
+class ChildFinished:
+    """A child run is over. `reply` says what its parent got: the answer's beginning, or why there is none."""
+
+    status: ChildStatus
+    seconds: float
+    reply: str = ""
+    type: str = "child.finished"
+
+
+@dataclass(frozen=True)
 class LimitReached:
     """A cap stopped the loop; one last "answer with what you have" turn follows when it can be paid."""
 
@@ -498,6 +521,8 @@ Event = (
     | CallRetried
     | CallFinished
     | StepFinished
+    | ChildStarted
+    | ChildFinished
     | LimitReached
     | KernelRestarted
     | Compacted

@@ -93,6 +93,9 @@ class ScriptedSandbox:
     async def close(self) -> None:
         self.closed = True
 
+    def kill_now(self) -> None:
+        self.closed = True
+
     async def ask(self, *prompts: str, model: str = "") -> list[SubReply]:
         """What a cell's llm_query_batched does."""
         assert self.host is not None

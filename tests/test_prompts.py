@@ -262,6 +262,15 @@ def test_what_only_looks_like_code_is_not_run(reply: str) -> None:
     assert parse_reply(reply).code == ""
 
 
+def test_rlm_query_is_what_the_depth_allows() -> None:
+    """Above depth 1 it is told as a run of its own; at the limit as the plain call that it is there."""
+    flat, deep = (system_text(payload=300_000, depth=depth) for depth in (1, 2))
+    assert ("a run like this one" in flat, "a run like this one" in deep) == (False, True)
+    assert "4. `rlm_query`" in deep
+    assert "4. `rlm_query`" not in flat
+    assert "{" not in (flat + deep).replace("{i}", "").replace("{s}", "").replace("{len(hits)}", "")
+
+
 def test_without_sub_calls_the_prompt_teaches_none() -> None:
     """Depth 0: shorter, no word of another model but that there is none, and no marks of the file in either."""
     with_calls, without = (system_text(payload=300_000, depth=depth) for depth in (1, 0))

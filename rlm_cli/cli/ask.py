@@ -218,8 +218,6 @@ def make_plan(
     warnings = list(settings.warnings)
     if chosen.overruled:
         warnings.append(f"--mode {settings.mode} is not possible: {chosen.why}; answered by code, in the sandbox")
-    if limits.depth > 1:
-        warnings.append("this version answers rlm_query as a plain sub-call: --max-depth above 1 has no effect yet")
     return Plan(
         run_id=run_id,
         question=question,

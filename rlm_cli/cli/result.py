@@ -47,16 +47,20 @@ class Tally:
     warnings: list[str] = field(default_factory=list)
 
     def __call__(self, record: Record) -> None:
-        event = record.event
+        event, nested = record.event, record.span.depth > 0
         self.last = record.ts
         if isinstance(event, RunStarted):
             self.started, self.began, self.mode = event, record.ts, event.mode
+        elif isinstance(event, CallStarted):
+            self.depth = max(self.depth, record.span.depth + (event.role == "sub"))
+        elif isinstance(event, Warned):
+            self.warnings.append(f"child {record.span}: {event.message}" if nested else event.message)
+        elif nested:
+            return  # the rest is said of the root's own work
         elif isinstance(event, SandboxReady):
             self.sandbox, self.ready_s = event.sandbox, record.ts - self.began
             if self.mode == "direct" and self.started:  # one call could not hold it
                 self.mode = "rlm" if self.started.limits.get("depth") else "rlm-d0"
-        elif isinstance(event, CallStarted):
-            self.depth = max(self.depth, record.span.depth + (event.role == "sub"))
         elif isinstance(event, CallFinished) and event.role != "sub":
             self.root_s += event.seconds
         elif isinstance(event, StepFinished):
@@ -64,8 +68,6 @@ class Tally:
             self.iterations = max(self.iterations, event.step)
         elif isinstance(event, Compacted):
             self.compactions += 1
-        elif isinstance(event, Warned):
-            self.warnings.append(event.message)
 
 
 def exit_code_of(outcome: Outcome) -> ExitCode:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 
 from .. import __version__, config
+from ..children import Children
 from ..direct import ask_directly
 from ..engine import Deps, Found, Limits, Outcome, Task, run
 from ..errors import Interrupted, LimitError, RlmError, SandboxError
@@ -123,11 +124,13 @@ async def _under_signals(plan: Plan, models: Models, docker: Docker, bus: Bus, t
         schema=plan.schema,
         depth=plan.depth,
     )
-    deps = Deps(models.chain(bus.emit), sandbox, bus.emit, models.view)
+    children = Children(sandbox.child, sandbox.placed, docker.folder, warn=lambda message: bus.emit(Warned(message)))
+    deps = Deps(models.chain(bus.emit), sandbox, bus.emit, models.view, children=children)
     main = asyncio.ensure_future((ask_directly if plan.mode == "direct" else run)(task, deps))
 
     def kill() -> None:
-        sandbox.kill_now()
+        for made in (*children.live, sandbox):
+            made.kill_now()
         view.close()
         if plan.scratch is not None:
             shutil.rmtree(plan.scratch, ignore_errors=True)
@@ -145,6 +148,7 @@ async def _under_signals(plan: Plan, models: Models, docker: Docker, bus: Bus, t
         except RlmError as error:
             ended = _failed(plan, tally, error, models.totals())
         finally:
+            await children.close()
             await _close(sandbox.close(), bus)
             await models.close()
     return ended

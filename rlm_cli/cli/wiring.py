@@ -211,6 +211,11 @@ class Docker:
         self._engine = self._engine or Engine()  # connects at its first call
         return self._engine
 
+    @property
+    def folder(self) -> Path:
+        """The run's private one."""
+        return self._folder
+
     def sandbox(self, run_id: str, emit: Emit) -> DockerSandbox:
         """A sandbox for one run; not opened, which a run that needs none never does."""
         from ..sandbox.docker_sandbox import DockerSandbox

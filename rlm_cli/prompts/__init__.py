@@ -12,6 +12,7 @@ from .direct import direct_prompt, direct_repair, reply_json, reply_text
 from .fences import BlockCutter, Reply, parse_reply
 from .history import History
 from .texts import (
+    LISTING,
     InputFacts,
     Remaining,
     context_line,
@@ -25,6 +26,7 @@ from .texts import (
 __all__ = [
     "KEEP",
     "LEAST_DENSITY",
+    "LISTING",
     "BlockCutter",
     "History",
     "InputFacts",

@@ -38,6 +38,8 @@ CHARS_PER_TOKEN = 3
 MAX_PAYLOAD = 400_000
 UNKNOWN_WINDOW = 32_000
 
+_MARKED = re.compile(r"(?:\{(?P<mark>sub|alone|flat|deep)\})?(?P<text>.*)")
+
 
 @dataclass(frozen=True)
 class InputFacts:
@@ -76,11 +78,12 @@ def prompt_file(name: str) -> str:
 
 
 def system_text(*, payload: int, depth: int, cite: bool = True) -> str:
-    """The system prompt. In the file, `{sub}` marks what only holds with sub-calls, and `{alone}` what only holds
-    without, at depth 0."""
-    marked, other = ("{sub}", "{alone}") if depth else ("{alone}", "{sub}")
-    lines = (line.removeprefix(marked) for line in prompt_file("system.md").split("\n") if not line.startswith(other))
-    text = "\n".join(lines).strip("\n").replace("{payload}", f"{payload:,}") + "\n"
+    """The system prompt. In the file, a mark begins what only holds at some depths: `{sub}` with sub-calls, `{alone}`
+    without (0), `{flat}` where `rlm_query` is one of them (1), `{deep}` where it starts child runs (above)."""
+    holds = {"": True, "sub": depth > 0, "alone": depth == 0, "flat": depth == 1, "deep": depth > 1}
+    lines = (_MARKED.fullmatch(line) for line in prompt_file("system.md").split("\n"))
+    kept = (line["text"] for line in lines if line and holds[line["mark"] or ""])
+    text = "\n".join(kept).strip("\n").replace("{payload}", f"{payload:,}") + "\n"
     return text.replace("{evidence}", EVIDENCE if cite else "")
 
 

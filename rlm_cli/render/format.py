@@ -13,17 +13,21 @@ from rich.text import Text
 
 from ..events import (
     CallRetried,
+    ChildFinished,
+    ChildStarted,
     Compacted,
     Cost,
     KernelRestarted,
     LimitReached,
     ModelPair,
     Preparing,
+    Record,
     Result,
     RunStarted,
     SandboxReady,
     Skipped,
     SourcesFacts,
+    Span,
     StepFinished,
     Totals,
     Warned,
@@ -203,6 +207,28 @@ def notice_text(event: Warned | LimitReached | KernelRestarted | Compacted) -> s
     if isinstance(event, Compacted):
         return f"the conversation was shortened: {counted(event.turns, 'turn')} became notes, variables live on"
     return f"warning: {clean_line(event.message, 4 * _PROSE_WIDTH)}"
+
+
+def branch(span: Span) -> str:
+    """What begins a line about a child run: as far in as it is deep, and which it is; "" for the root."""
+    return f"{'  ' * span.depth}{span} " if span.depth else ""
+
+
+def child_text(record: Record) -> str:
+    """A child run's beginning, turn or end on one line; "" for all else that it does."""
+    match record.event:
+        case ChildStarted(prompt=prompt, documents=documents, bytes=size):
+            given = f"{counted(documents, 'document')}, {human_bytes(size)}"
+            text = dotted("child", given, clean_line(prompt, _PROSE_WIDTH))
+        case StepFinished() as done:
+            why = raised(done.observation) if done.status == "error" else ""
+            text = dotted(f"step {done.step}", f"{step_status(done)} {human_seconds(done.seconds)}", why)
+        case ChildFinished(status=status, seconds=seconds, reply=reply):
+            how = status.replace("_", " ")
+            text = dotted(f"child {how} {human_seconds(seconds)}", clean_line(reply, _PROSE_WIDTH))
+        case _:
+            return ""
+    return branch(record.span) + text
 
 
 def ready_text(event: SandboxReady) -> str:

@@ -193,11 +193,12 @@ class LiveView:
         """What `record` prints for good."""
         event, width, verbose = record.event, self._region.width, self._look.verbosity
         if isinstance(event, Warned | LimitReached | KernelRestarted | Compacted):
-            return [Text(fmt.notice_text(event), "yellow")]
+            return [Text(fmt.branch(record.span) + fmt.notice_text(event), "yellow")]
         if isinstance(event, CallRetried):
             return self._retry(event)
         if record.span.depth:
-            return []
+            line = fmt.child_text(record)
+            return [Text(line, "dim")] if line else []
         match event:
             case RunStarted():
                 mode = [Text(fmt.mode_text(event), "dim")] if event.mode and verbose else []

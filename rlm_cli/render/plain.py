@@ -58,11 +58,12 @@ class PlainLines:
     def _lines(self, record: Record) -> list[str]:
         event = record.event
         if isinstance(event, Warned | LimitReached | KernelRestarted | Compacted):
-            return [_PREFIX + fmt.notice_text(event)]
+            return [_PREFIX + fmt.branch(record.span) + fmt.notice_text(event)]
         if isinstance(event, CallRetried):
             return self._retry(event)
         if record.span.depth:
-            return []
+            line = fmt.child_text(record)
+            return [_PREFIX + line] if line else []
         match event:
             case RunStarted():
                 mode = [fmt.mode_text(event)] if event.mode and self._verbosity else []

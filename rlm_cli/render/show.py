@@ -11,6 +11,7 @@ from rich.text import Text
 from ..events import (
     CallFinished,
     CallStarted,
+    ChildFinished,
     CodeWritten,
     Compacted,
     KernelRestarted,
@@ -20,6 +21,7 @@ from ..events import (
     Result,
     RunFinished,
     RunStarted,
+    Span,
     StepFinished,
     StepStarted,
     Warned,
@@ -57,6 +59,8 @@ class _Run:
     steps: list[Text] = field(default_factory=list)
     calls: dict[str, list[str]] = field(default_factory=dict)
     code: list[tuple[int, str]] = field(default_factory=list)
+    children: dict[Span, list[Text]] = field(default_factory=dict)
+    """The lines of child runs that are not over."""
     progress: Progress = Progress()
 
 
@@ -66,6 +70,8 @@ def show(records: Iterable[Record], options: ShowOptions | None = None) -> list[
     run = _Run()
     for record in records:
         _gather(run, record, options)
+    for unfinished in run.children.values():
+        run.steps += fmt.fitted(unfinished, options.width)
     lines: list[Text] = []
     for part in options.parts:
         block = _part(part, run, options)
@@ -86,6 +92,7 @@ def _gather(run: _Run, record: Record, options: ShowOptions) -> None:
     if isinstance(event, CallStarted | CallFinished):
         _gather_call(run, event)
     if record.span.depth:
+        _gather_child(run, record, options)
         return
     if isinstance(event, RunStarted):
         run.started = event
@@ -94,6 +101,25 @@ def _gather(run: _Run, record: Record, options: ShowOptions) -> None:
     elif isinstance(event, CodeWritten) and event.code:
         run.code.append((event.step, event.code))
     run.steps += _step_lines(run, record, options)
+
+
+def _gather_child(run: _Run, record: Record, options: ShowOptions) -> None:
+    """Children run side by side: each one's lines stand together, with those of its own children, where it ended."""
+    event, span = record.event, record.span
+    lines = run.children.setdefault(span, [])
+    room = Text("  " * (span.depth + 1))
+    if isinstance(event, CodeWritten) and options.verbose:
+        code = fmt.code_block(event.code, options.width - len(room), verbose=True)
+        lines += [room + line for line in code]
+    elif isinstance(event, Warned | LimitReached | KernelRestarted | Compacted):
+        lines.append(Text(fmt.branch(span) + fmt.notice_text(event), "yellow"))
+    elif text := fmt.child_text(record):
+        lines.append(Text(text, "dim"))
+    if isinstance(event, ChildFinished):
+        del run.children[span]
+        parent = Span(span.path[:-1])
+        above = run.children.setdefault(parent, []) if parent.depth else run.steps
+        above += fmt.fitted(lines, options.width)
 
 
 def _gather_call(run: _Run, event: CallStarted | CallFinished) -> None:

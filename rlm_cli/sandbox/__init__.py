@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from ..events import AnswerKind, SandboxInfo, Stream
+from .kernel.decoding import decode as decode
 from .spool import Spooled
 
 CellStatus = Literal["ok", "error", "timeout", "died", "interrupted"]
@@ -30,6 +31,22 @@ class Document(Protocol):
     def encoding(self) -> str:
         """A Python codec name, or "auto": BOM, then strict UTF-8, then Latin-1 (marked lossy)."""
         ...
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A `Document` that is a part of a file: `size` bytes from `offset` on."""
+
+    name: str
+    path: Path
+    size: int
+    encoding: str = "auto"
+    offset: int = 0
+
+
+def first_byte(document: Document) -> int:
+    """Where in its file a document begins."""
+    return document.offset if isinstance(document, Slice) else 0
 
 
 @dataclass(frozen=True)
@@ -83,6 +100,11 @@ class Answer:
     data: bytes | Spooled
     evidence: tuple[Quote, ...] = ()
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.data) if isinstance(self.data, bytes) else self.data.size
+
     def pieces(self) -> Iterator[bytes]:
         """All of it, a piece at a time. Raises `OSError`."""
         return iter((self.data,)) if isinstance(self.data, bytes) else self.data.pieces()
@@ -113,24 +135,51 @@ class StepResult:
 
 
 @dataclass(frozen=True)
-class SubCall:
-    """The model's code asks for something: prompts to a sub-model, all of one call to llm_query(_batched).
+class Reference:
+    """A part of what the asking code sees as `context`: `size` bytes (None: to its end) of document `number` (in the
+    order of the index) from `start` on. `encoding` "" is the document's own. Whoever answers checks every number."""
 
-    `kind` "llm" or "rlm"; `model` is "" or an alias that the host resolves. The kernel is untrusted: whoever
-    answers checks counts and sizes first.
+    name: str
+    number: int
+    start: int = 0
+    size: int | None = None
+    encoding: str = ""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A text that came along with the question."""
+
+    name: str
+    text: str
+
+
+Passed = tuple[Reference | Value, ...] | None
+"""What a child run is to work on; None: all that its parent has."""
+
+
+@dataclass(frozen=True)
+class SubCall:
+    """The model's code asks for something: all of one call to llm_query(_batched) or rlm_query(_batched).
+
+    `kind` "llm" or "rlm"; `model` is "" or an alias that the host resolves; `contexts` has one item for each prompt of
+    an "rlm". The kernel is untrusted: whoever answers checks counts and sizes first.
     """
 
     kind: Literal["llm", "rlm"]
     prompts: tuple[str, ...]
     model: str = ""
+    contexts: tuple[Passed, ...] = ()
 
 
 @dataclass(frozen=True)
 class SubReply:
-    """One item's reply: `ok` false makes it an error value (or exception) in the kernel, with `text` as its message."""
+    """One item's reply: `ok` false makes it an error value (or exception) in the kernel, with `text` as its message.
+    An `answer`, when there is one, becomes the Python value that it is, and `text` does not count."""
 
     ok: bool
     text: str
+    answer: Answer | None = None
 
 
 class Host(Protocol):
@@ -174,6 +223,10 @@ class Sandbox(Protocol):
 
     async def close(self) -> None:
         """Stop and remove everything this sandbox made, at once."""
+        ...
+
+    def kill_now(self) -> None:
+        """The same as far as it can be done without an event loop, from any thread."""
         ...
 
 

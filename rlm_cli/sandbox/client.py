@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import InputError, RlmError, SandboxError
+from ..events import AnswerKind
 from . import Channel, ContextFacts, Host, OnOutput, StepResult, SubReply, frames
 from .cell import Cell, Patience
 from .frames import BootFacts, FileProof, Violation
@@ -467,11 +468,23 @@ class KernelClient:
         generation, number = key
         if generation != self._generation:
             return
-        ok, body = reply.ok, reply.text.encode("utf-8", "replace")
-        if len(body) > REPLY_MAX:
-            ok, body = False, f"the reply has {len(body):,} bytes, more than can be passed on".encode()
-        fields = {"op": "reply", "id": number, "index": index, "ok": ok}
+        ok, kind, body = reply_body(reply)
+        fields = {"op": "reply", "id": number, "index": index, "ok": ok, "kind": kind}
         self._send(wire.frame(b"W", wire.message(fields, body)))
+
+
+def reply_body(reply: SubReply) -> tuple[bool, AnswerKind, bytes]:
+    """(ok, kind, payload) of a `reply` frame."""
+    answer = reply.answer
+    size = answer.size if answer is not None else len(reply.text.encode("utf-8", "replace"))
+    if size > REPLY_MAX:
+        return False, "text", f"the reply has {size:,} bytes; at most {REPLY_MAX:,} can be handed back".encode()
+    if answer is None:
+        return reply.ok, "text", reply.text.encode("utf-8", "replace")
+    try:
+        return reply.ok, answer.kind, answer.whole()
+    except OSError as error:
+        return False, "text", f"the reply was lost: {error.strerror or error}".encode("utf-8", "replace")
 
 
 def attach_error(failed: frames.AttachFailed, *, again: bool = False) -> RlmError:

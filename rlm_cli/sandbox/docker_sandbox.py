@@ -29,7 +29,7 @@ from .kernel import wire
 from .owner import Owner
 from .profile import MIN_MEMORY, Profile, wrong_facts
 from .spool import Spool
-from .staging import OnStageProgress, Proof, Staged, ignore, stage
+from .staging import OnStageProgress, Proof, Staged, ignore, packed, stage
 from .stream import DockerChannel
 from .upload import Upload
 
@@ -72,6 +72,7 @@ class DockerSandbox:
         self._name = f"rlm-{secrets.token_hex(6)}"
         self._image = options.image
         self._input = ""
+        self._streams = False
         self._made: tuple[Image, Profile] | None = None
         self._staged: Staged | None = None
         self._upload: Upload | None = None
@@ -101,7 +102,7 @@ class DockerSandbox:
         if self._options.memory < MIN_MEMORY:
             raise too_little_memory(self._options.memory)
         atexit.register(self.kill_now)
-        if await self._in_thread(self._engine.is_local):
+        if not self._streams and await self._in_thread(self._engine.is_local):
             try:
                 return await self._open_mounted(documents, host)
             except SandboxError as error:
@@ -110,6 +111,19 @@ class DockerSandbox:
             await self._discard()
         self._on_note("the engine does not see these files: copying them in")
         return await self._open_streamed(documents, host)
+
+    def child(self) -> DockerSandbox:
+        """Another one on the same engine and image, for a child run; not opened, and not closed with this one."""
+        made = DockerSandbox(self._options, folder=self._folder, engine=self._engine, text_limit=self._text_limit)
+        made._made = self._made
+        made._image = self._image
+        made._streams = self._input in ("memory", "volume")
+        return made
+
+    def placed(self, documents: Sequence[Document]) -> Sequence[Document]:
+        """Where the documents that it was opened with are on the host: a child that is given them, or parts of them,
+        mounts the same files."""
+        return documents if self._staged is None else packed(self._staged, documents)
 
     async def changes(self) -> tuple[str, ...]:
         """Sentences about documents that changed while they were being read; after the last cell."""
@@ -241,6 +255,8 @@ class DockerSandbox:
 
     def _prepare(self) -> tuple[Image, Profile]:
         """What is needed of the engine before the container can be described; and the last crash's leftovers go."""
+        if self._made is not None:  # by the parent
+            return self._made
         image = resolve_image(self._engine, self._options, on_progress=self._on_image)
         self._image = image.name
         with contextlib.suppress(SandboxError):

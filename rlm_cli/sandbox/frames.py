@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, NoReturn, cast
 
 from ..events import AnswerKind
-from . import ContextFacts, Quote, SubCall
+from . import ContextFacts, Passed, Quote, Reference, SubCall, Value
 from .kernel import wire
 from .kernel.wire import Violation
 
@@ -260,12 +260,37 @@ def _attach_failed(fields: _Fields, payload: bytes) -> AttachFailed:
 
 
 def _call(fields: _Fields, payload: bytes) -> CallAsked:
-    texts = wire.unpack_texts(payload, min(fields.number("count", least=1), 1 + len(payload) // 4))
-    if len(texts) != fields.number("count"):
-        raise Violation("more prompts than the payload can hold")
     kind = cast(Literal["llm", "rlm"], fields.choice("kind", "llm", "rlm"))
-    prompts = tuple(text.decode("utf-8", "replace") for text in texts)
-    return CallAsked(fields.number("id"), fields.number("cell"), SubCall(kind, prompts, fields.text("model", most=200)))
+    count = fields.number("count", least=1) * (2 if kind == "rlm" else 1)
+    texts = wire.unpack_texts(payload, min(count, 1 + len(payload) // 4))
+    if len(texts) != count:
+        raise Violation("more prompts than the payload can hold")
+    contexts = tuple(map(_passed, texts[1::2])) if kind == "rlm" else ()
+    prompts = tuple(text.decode("utf-8", "replace") for text in (texts[::2] if kind == "rlm" else texts))
+    call = SubCall(kind, prompts, fields.text("model", most=200), contexts)
+    return CallAsked(fields.number("id"), fields.number("cell"), call)
+
+
+def _passed(text: bytes) -> Passed:
+    """What a child is to work on: null, or a list of `[name, text]` and `[name, number, start, size, encoding]`."""
+    try:
+        parts = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Violation(f"bad JSON: {type(error).__name__}") from None
+    if parts is None:
+        return None
+    if type(parts) is not list or len(parts) > FILES_MAX:
+        raise Violation("a context that is no list")
+    return tuple(map(_passed_part, parts))
+
+
+def _passed_part(part: Any) -> Reference | Value:
+    match part:
+        case [str(name), str(text)]:
+            return Value(clean(name), clean(text))
+        case [str(name), int(number), int(start), int() | None as size, str(encoding)] if bool not in map(type, part):
+            return Reference(clean(name), number, start, size, clean(encoding)[:40])
+    raise Violation("a bad part of a context")
 
 
 def _budget(fields: _Fields, payload: bytes) -> BudgetAsked:  # noqa: ARG001 - one signature for all

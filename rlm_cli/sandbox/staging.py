@@ -1,6 +1,6 @@
 """Documents -> what the container mounts, and the index that names them.
 
-Few documents are mounted each by itself, so nothing is copied and start-up does not grow with the input; where not
+Few files are mounted each by itself, so nothing is copied and start-up does not grow with the input; where not
 everybody may read them, the kernel runs as a user who may, never root. All others are packed into one file: thousands
 of mounts would be slow. Only chosen regular files are ever mounted, never a folder: through a folder the sandbox could
 reach its sockets and FIFOs, which a read-only mount does not protect. Where the engine cannot mount: `upload.py`.
@@ -11,6 +11,7 @@ The index is JSON lines `[name, file, offset, size, encoding]`, `file` below /in
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -23,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import InputError, RlmError
-from . import Document
+from . import Document, Slice, first_byte
 from .changes import Changes, Seen
 from .guard import Guard
 from .kernel import wire
@@ -104,10 +105,10 @@ def stage(
     when it was listed. `cancelled` is asked while copying; then the copy is removed and `InputError` raised.
     """
     names = unique_names(documents)
-    if len(documents) <= MAX_MOUNTS:
+    if len({document.path for document in documents}) <= MAX_MOUNTS:
         staged = stage_mounts(documents, names, folder)
         if staged is not None:
-            return staged
+            return staged if len(staged.index or b"") < INLINE_INDEX else with_index_file(staged, folder)
     home = Path(tempfile.mkdtemp(prefix="rlm-stage-", dir=folder))
     guard = Guard.of_folders(home)
     try:
@@ -150,18 +151,30 @@ def index_name(name: str) -> str:
 
 
 def stage_mounts(documents: Sequence[Document], names: Sequence[str], folder: Path | None) -> Staged | None:
-    """Each document is its own mount, /in/0, /in/1 ...; None when the engine cannot be told a path, or no one user
-    but root may read them all."""
-    binds, proof, lines, seen, found = [], [], [], [], []
-    for number, (document, name) in enumerate(zip(documents, names, strict=True)):
-        file = str(number)
-        path = os.path.realpath(document.path)
+    """Each file is its own mount, /in/0, /in/1 ..., whatever number of documents are parts of it; None when the engine
+    cannot be told a path, or no one user but root may read them all."""
+    farthest: dict[Path, Document] = {}
+    for document in documents:
+        known = farthest.setdefault(document.path, document)
+        if first_byte(known) + known.size < first_byte(document) + document.size:
+            farthest[document.path] = document
+    binds, proof, files, found = [], [], dict[Path, str](), []
+    for path, document in farthest.items():
+        file = files[path] = str(len(files))
         with opened(document) as fd:
-            proof.append((file, *wire.proof(fd, document.size)))
+            proof.append((file, *wire.proof(fd, first_byte(document) + document.size)))
             found.append(os.fstat(fd))
-        seen.append(Seen(name, document.path, document.size, found[-1], proof[-1][2]))
-        binds.append(Bind(path, file))
-        lines.append(index_line(name, file, 0, document))
+        binds.append(Bind(os.path.realpath(path), file))
+    seen = [
+        Seen(name, document.path, document.size, found[number], proof[number][2])
+        for document, name in zip(documents, names, strict=True)
+        if not isinstance(document, Slice)
+        for number in (int(files[document.path]),)
+    ]
+    lines = [
+        index_line(name, files[document.path], first_byte(document), document)
+        for document, name in zip(documents, names, strict=True)
+    ]
     ours = [is_ours(bind.source, facts, folder) for bind, facts in zip(binds, found, strict=True)]
     user = user_for([facts for facts, lend in zip(found, ours, strict=True) if not lend])
     if user is None or not all(speakable(bind.source) for bind in binds):
@@ -170,6 +183,39 @@ def stage_mounts(documents: Sequence[Document], names: Sequence[str], folder: Pa
     for path_lent in lent:
         path_lent.chmod(0o644)
     return Staged(tuple(binds), b"".join(lines), None, tuple(proof), lent=lent, user=user, seen=tuple(seen))
+
+
+def with_index_file(staged: Staged, folder: Path | None) -> Staged:
+    """The same, with its large index in a file of a private folder."""
+    home = Path(tempfile.mkdtemp(prefix="rlm-stage-", dir=folder))
+    try:
+        with open_private(home / INDEX_FILE) as target:
+            write_all(target, staged.index or b"")
+    except OSError as error:
+        staged.remove()
+        shutil.rmtree(home, ignore_errors=True)
+        raise no_room(home, error) from error
+    bind = Bind(str((home / INDEX_FILE).resolve()), INDEX_FILE)
+    return replace(
+        staged,
+        binds=(*staged.binds, bind),
+        index=None,
+        index_file=f"/in/{INDEX_FILE}",
+        folder=home,
+        guard=Guard.of_folders(home),
+    )
+
+
+def packed(staged: Staged, documents: Sequence[Document]) -> Sequence[Document]:
+    """Where `documents`, of which `staged` was made, are on the host now: parts of the pack, when there is one."""
+    pack = next((Path(bind.source) for bind in staged.binds if bind.file == PACK_FILE), None)
+    if pack is None:
+        return documents
+    offsets = itertools.accumulate((document.size for document in documents), initial=0)
+    return [
+        Slice(document.name, pack, document.size, document.encoding, offset)
+        for document, offset in zip(documents, offsets, strict=False)
+    ]
 
 
 def stage_pack(documents: Sequence[Document], names: Sequence[str], home: Path, meter: Meter) -> Staged:
@@ -255,8 +301,9 @@ def opened(document: Document) -> Iterator[int]:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise InputError(f"{shown(document)} is not a regular file", code="special_file")
-        if found.st_size < document.size:
+        if found.st_size < first_byte(document) + document.size:
             raise shrank(document, found.st_size)
+        os.lseek(fd, first_byte(document), os.SEEK_SET)
         yield fd  # one that has grown is read as far as it was listed: logs do that
     finally:
         os.close(fd)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rlm_cli.errors import InputError, SandboxError
-from rlm_cli.sandbox import Answer, ContextFacts, StepResult
+from rlm_cli.sandbox import Answer, ContextFacts, StepResult, Value
 from rlm_cli.sandbox.client import KernelClient, Patience
 from rlm_cli.sandbox.kernel import wire
 from rlm_cli.sandbox.spool import Spooled
@@ -420,10 +420,13 @@ def test_calls_from_another_process_are_refused() -> None:
 
 
 def test_recursive_calls_carry_their_context() -> None:
-    """The text to work on follows the prompt."""
+    """What each is to work on travels beside its prompt (see test_passing)."""
     host = FakeHost()
     cells("rlm_query('Q', context='text')\nrlm_query_batched(['a', 'b'], ['1', None])", host=host)
-    assert [(call.kind, call.prompts) for call in host.calls] == [("rlm", ("Q\n\ntext",)), ("rlm", ("a\n\n1", "b"))]
+    assert [(call.kind, call.prompts, call.contexts) for call in host.calls] == [
+        ("rlm", ("Q",), ((Value("text", "text"),),)),
+        ("rlm", ("a", "b"), ((Value("text", "1"),), None)),
+    ]
 
 
 # -- answers

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm_cli.errors import InputError
-from rlm_cli.sandbox import staging
+from rlm_cli.sandbox import Slice, first_byte, staging
 from rlm_cli.sandbox.changes import Changes, changes_since
 from rlm_cli.sandbox.staging import (
     INLINE_INDEX,
@@ -173,8 +173,8 @@ def test_nothing_but_empty_documents_can_be_packed(tmp_path: Path) -> None:
 def test_a_large_index_is_a_mounted_file(tmp_path: Path) -> None:
     """The attach frame stays small: an index of a megabyte and more is mounted beside the pack."""
     name = "x" * 200
-    shared = write(tmp_path, "data", b"0123456789")
-    docs = [Doc(f"{name}{n}", shared.path, 10) for n in range(INLINE_INDEX // 200)]
+    files = [write(tmp_path, f"data{n}", b"0123456789").path for n in range(MAX_MOUNTS + 1)]
+    docs = [Doc(f"{name}{n}", files[n % len(files)], 10) for n in range(INLINE_INDEX // 200)]
     staged = stage(docs, tmp_path)
     assert (staged.index, staged.index_file, [b.file for b in staged.binds]) == (None, "/in/index", ["pack", "index"])
     assert set(read_back(staged).values()) == {b"0123456789"}
@@ -292,3 +292,58 @@ def test_a_copy_without_the_kernels_help_is_the_same(tmp_path: Path) -> None:
         copied = [copy_some(reader, target.fileno(), 100), copy_some(reader, target.fileno(), 100)]
     os.close(reader)
     assert (copied, (tmp_path / "out").read_bytes()) == ([5, 0], b"hello")
+
+
+# -- parts of files ------------------------------------------------------------------------------------------------
+
+
+def test_parts_of_one_file_are_one_mount(tmp_path: Path) -> None:
+    """However many documents: the index names ranges, and the proof covers the file up to the last of them."""
+    whole = write(tmp_path, "whole", b"0123456789" * 10)
+    parts = [Slice(f"part {number}", whole.path, 2, "utf-8", 2 * number) for number in range(40)]
+    staged = stage(parts, None)
+    assert [bind.file for bind in staged.binds] == ["0"]
+    assert staged.proof[0][:2] == ("0", 80)
+    assert staged.index is not None
+    assert json.loads(staged.index.splitlines()[7]) == ["part 7", "0", 14, 2, "utf-8"]
+
+
+def test_a_part_behind_the_end_is_refused(tmp_path: Path) -> None:
+    """A file that is shorter than its part says it is."""
+    whole = write(tmp_path, "whole", b"0123456789")
+    with pytest.raises(InputError, match="shrank"):
+        stage([Slice("part", whole.path, 2, offset=9)], None)
+
+
+def test_parts_of_many_files_are_packed_alone(tmp_path: Path) -> None:
+    """Only what is a part is copied."""
+    files = [
+        write(tmp_path, f"f{number}", b"head" + bytes([65 + number]) + b"tail") for number in range(MAX_MOUNTS + 1)
+    ]
+    staged = stage([Slice(file.name, file.path, 1, offset=4) for file in files], None)
+    assert Path(staged.binds[0].source).read_bytes() == bytes(range(65, 65 + MAX_MOUNTS + 1))
+
+
+def test_a_pack_serves_children(tmp_path: Path) -> None:
+    """Documents of a pack are parts of it; those that are mounted stay what they are."""
+    files = [write(tmp_path, f"f{number}", b"x" * number) for number in range(MAX_MOUNTS + 1)]
+    staged = stage(files, None)
+    placed = staging.packed(staged, files)
+    assert [(part.name, part.size, first_byte(part)) for part in placed[:4]] == [
+        ("f0", 0, 0),
+        ("f1", 1, 0),
+        ("f2", 2, 1),
+        ("f3", 3, 3),
+    ]
+    again = stage(placed, None)
+    assert ([bind.source for bind in again.binds], again.folder) == ([staged.binds[0].source], None)
+    few = files[:2]
+    assert staging.packed(stage(few, None), few) is few
+
+
+def test_a_large_index_of_parts_is_a_file(tmp_path: Path) -> None:
+    """What does not fit in a frame is mounted beside the pack."""
+    whole = write(tmp_path, "whole", b"x" * 100)
+    staged = stage([Slice(f"{number:0>100}", whole.path, 1, offset=3) for number in range(INLINE_INDEX // 100)], None)
+    assert (staged.index, staged.index_file) == (None, f"/in/{staging.INDEX_FILE}")
+    assert Path(staged.binds[-1].source).stat().st_size > INLINE_INDEX

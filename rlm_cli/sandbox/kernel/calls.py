@@ -53,7 +53,7 @@ class Batch:
     """The replies of one llm_query_batched, as they come. `gate` opens when the last one is there."""
 
     def __init__(self, count: int) -> None:
-        self.replies: list[str] = [FailedCall("no reply")] * count
+        self.replies: list[Any] = [FailedCall("no reply")] * count
         self.left = count
         self.parts: list[Part] = []
         self.gate = Lock()
@@ -61,7 +61,7 @@ class Batch:
         self.on_done: Callable[[], None] | None = None
         self.on_reply: Callable[[int, str], None] | None = None
 
-    def take(self, index: int, reply: str) -> None:
+    def take(self, index: int, reply: Any) -> None:
         self.replies[index] = reply
         if self.on_reply is not None:
             self.on_reply(index, reply)
@@ -73,9 +73,10 @@ class Batch:
 
 
 class Part:
-    """A run of a batch's prompts that travels in one frame. `offset`: where its first reply belongs."""
+    """A run of a batch's prompts that travels in one frame; each is one text, or with its context two. `offset`: where
+    its first reply belongs."""
 
-    def __init__(self, batch: Batch, fields: dict[str, Any], prompts: Sequence[str], offset: int) -> None:
+    def __init__(self, batch: Batch, fields: dict[str, Any], prompts: Sequence[tuple[str, ...]], offset: int) -> None:
         self.batch = batch
         self.fields = fields
         self.prompts = prompts
@@ -83,7 +84,7 @@ class Part:
         self.left = set(range(len(prompts)))
 
     def payload(self) -> bytes:
-        return wire.pack_texts(prompt.encode("utf-8", "replace") for prompt in self.prompts)
+        return wire.pack_texts(text.encode("utf-8", "replace") for texts in self.prompts for text in texts)
 
 
 def check_prompt(prompt: object, *, name: str) -> str:
@@ -95,16 +96,36 @@ def check_prompt(prompt: object, *, name: str) -> str:
     raise TypeError(f"{name}: a prompt must be a str, not {type(prompt).__name__}{advice}")
 
 
+def value_of(fields: dict[str, Any], payload: bytes) -> Any:
+    """A reply as the cell gets it: text, bytes, or the value that is in JSON."""
+    if fields["kind"] == "bytes":
+        return payload
+    text = payload.decode("utf-8", "replace")
+    if not fields["ok"]:
+        return FailedCall(text)
+    if fields["kind"] == "text":
+        return text
+    try:
+        return wire.parse_json(text)
+    except (ValueError, RecursionError) as error:
+        return FailedCall(f"the answer is JSON that cannot be read here: {error}")
+
+
 def bound_of_utf8(text: str) -> int:
     """At least the bytes of `text` in UTF-8, without encoding it."""
     return len(text) if text.isascii() else 4 * len(text)
 
 
-def runs(prompts: Sequence[str]) -> Iterable[tuple[int, int]]:
+def need_of(texts: tuple[str, ...]) -> int:
+    """Bytes of a frame that a prompt takes, at most."""
+    return sum(4 + bound_of_utf8(text) for text in texts)
+
+
+def runs(prompts: Sequence[tuple[str, ...]]) -> Iterable[tuple[int, int]]:
     """(start, end) of the runs of prompts that fit in one frame."""
     start, size = 0, 0
-    for index, prompt in enumerate(prompts):
-        need = 4 + bound_of_utf8(prompt)
+    for index, texts in enumerate(prompts):
+        need = need_of(texts)
         if index > start and (size + need > wire.PROMPTS_MAX or index - start >= wire.PROMPTS_COUNT_MAX):
             yield start, index
             start, size = index, 0
@@ -128,12 +149,16 @@ class Calls:
 
     def ask(self, kind: str, prompts: Sequence[str], model: str | None) -> list[str]:
         """Send prompts and wait for every reply, in order. A failed one is a `FailedCall`."""
-        return self._wait(self._start(kind, prompts, model))
+        return self._wait(self._start(kind, [(prompt,) for prompt in prompts], model))
+
+    def ask_children(self, prompts: Sequence[str], contexts: Sequence[str]) -> list[Any]:
+        """The same of child runs, each with what it is to work on (see `passing`); an answer may be any value."""
+        return self._wait(self._start("rlm", list(zip(prompts, contexts)), None))  # noqa: B905 - Python 3.9
 
     def start(self, prompts: Sequence[str], model: str | None, on_reply: Callable[[int, str], None]) -> Batch:
         """Send prompts to a sub-model and do not wait: `on_reply` is given (index, reply) as each comes, mostly in the
         reader's thread."""
-        return self._start("llm", prompts, model, on_reply=on_reply)
+        return self._start("llm", [(prompt,) for prompt in prompts], model, on_reply=on_reply)
 
     async def ask_async(self, kind: str, prompts: Sequence[str], model: str | None) -> list[str]:
         """The same from a coroutine, without blocking its loop."""
@@ -152,7 +177,7 @@ class Calls:
             except RuntimeError:
                 pass  # the loop is closed: nobody waits any more
 
-        batch = self._start(kind, prompts, model, wake)
+        batch = self._start(kind, [(prompt,) for prompt in prompts], model, wake)
         try:
             await done
         except BaseException:
@@ -177,7 +202,7 @@ class Calls:
     def _start(
         self,
         kind: str,
-        prompts: Sequence[str],
+        prompts: Sequence[tuple[str, ...]],
         model: str | None,
         on_done: Callable[[], None] | None = None,
         on_reply: Callable[[int, str], None] | None = None,
@@ -185,7 +210,7 @@ class Calls:
         self._check_process()
         if model is not None and (not isinstance(model, str) or len(model) > MODEL_NAME_MAX):
             raise TypeError(f"model must be a short str that names a model, not {type(model).__name__}")
-        sendable = [index for index, prompt in enumerate(prompts) if bound_of_utf8(prompt) + 4 <= wire.PROMPTS_MAX]
+        sendable = [index for index, prompt in enumerate(prompts) if need_of(prompt) <= wire.PROMPTS_MAX]
         batch = Batch(len(prompts))
         batch.on_done, batch.on_reply = on_done, on_reply
         fields = {"op": "call", "cell": self.cell, "kind": kind, "model": model or ""}
@@ -193,7 +218,8 @@ class Calls:
         spans = list(runs(prompts)) if len(sendable) == len(prompts) else [(i, i + 1) for i in sendable]
         batch.parts = [Part(batch, fields, prompts[start:end], start) for start, end in spans]
         for index in sorted(set(range(len(prompts))) - set(sendable)):
-            batch.take(index, FailedCall(f"the prompt has {len(prompts[index]):,} characters, far beyond any model"))
+            size = sum(map(len, prompts[index]))
+            batch.take(index, FailedCall(f"the prompt has {size:,} characters, far beyond any model"))
         for part in batch.parts:
             self._launch(part)
         if not prompts:
@@ -242,14 +268,14 @@ class Calls:
     def on_reply(self, fields: dict[str, Any], payload: bytes) -> None:
         """One item's reply. A reply that nobody waits for is dropped."""
         number, index = fields["id"], fields["index"]
-        text = payload.decode("utf-8", "replace")
+        reply = value_of(fields, payload)
         with self._lock:
             part = self._flying.get(number)
             if part is None or index not in part.left:
                 return
             part.left.discard(index)
             following = None if part.left else self._land(number)
-        part.batch.take(part.offset + index, text if fields["ok"] else FailedCall(text))
+        part.batch.take(part.offset + index, reply)
         if following is not None:
             self._send(*following)
 

@@ -327,8 +327,15 @@ class Documents(Mapping[str, "str | Text"]):
                 self._cache.move_to_end(number)
                 return text
         text = self._library.open_text(self._library.index[number])
+        if isinstance(text, Text) and isinstance(text.source, Encoded):
+            text.source.number = number
         self._keep(number, text)
         return text
+
+    def cached(self) -> list[tuple[int, str | Text]]:
+        """The documents that are in memory, by number, the last used first."""
+        with self._lock:
+            return list(self._cache.items())[::-1]
 
     def _number(self, name: str) -> int:
         if not isinstance(name, str):

@@ -55,11 +55,14 @@ class Encoded:
         self._read = read
         self.mapped: Callable[[], tuple[Any, int]] | None = None
         """Maps the file that the bytes are in: (mapping, place of the first byte), where that is possible."""
+        self.number = 0
+        """Which document of the corpus it is."""
         self._on_lossy = on_lossy
         self._stride = max(stride, LONGEST)
         self._run = max(run, 2 * LONGEST)
-        self._start, self.codec, self.errors = self._choose(encoding, size)
-        self.size = size - self._start
+        self.start, self.codec, self.errors = self._choose(encoding, size)
+        """`start`: bytes of the byte order mark."""
+        self.size = size - self.start
         """Bytes without the byte order mark."""
         self.auto = self.errors == "strict"
         """Whether nothing beyond ASCII was seen yet, so that it may still be Latin-1."""
@@ -172,7 +175,7 @@ class Encoded:
         try:
             self._grow_by_run()
         except UnicodeDecodeError as error:
-            place = self._start + self._done + error.start
+            place = self.start + self._done + error.start
             if self.auto:
                 self._become_latin()
             else:
@@ -246,7 +249,7 @@ class Encoded:
 
     def read(self, start: int, stop: int) -> bytes:
         """Bytes [start, stop) behind the byte order mark."""
-        return self._read(self._start + start, stop - start)
+        return self._read(self.start + start, stop - start)
 
     def byte_at(self, char: int) -> int:
         """Where a character begins. Only for UTF-8 and single-byte codecs."""
@@ -342,6 +345,10 @@ class Span:
     def size(self) -> int:
         size = self.source.size
         return max(0, (size if self.last is None else min(size, self.last)) - self.first)
+
+    @property
+    def number(self) -> int:
+        return self.source.number
 
     @property
     def end(self) -> int:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from .calls import Calls
+    from .context import Index
     from .evidence import Quote
     from .linenumbers import LineNumbering
     from .pieces import Piece
@@ -31,10 +32,12 @@ class Helpers:
         self._context: Any = ""
         self._originals: dict[str, Any] = {}
         self._line_numbering: LineNumbering | None = None
+        self._index: Index | None = None
 
-    def install(self, context: Any) -> None:
+    def install(self, context: Any, index: Index | None = None) -> None:
         """Put everything into the namespace."""
         self._context = context
+        self._index = index
         functions = [getattr(self, name) for name in FUNCTIONS]
         self._originals = {function.__name__: function for function in functions}
         self._originals.update(
@@ -147,20 +150,35 @@ class Helpers:
         check_prompt(instruction, name="map_query")
         return Fanout(self._calls, instruction, object if schema is None else schema, model, until).run(items)
 
-    def rlm_query(self, prompt: str, context: str | None = None) -> str:
-        """Give a sub-task to a recursive call, with a text of its own to work on. Returns its answer; raises
-        SubcallError when it fails."""
-        reply: str = only(self._calls.ask("rlm", [with_context(check_prompt(prompt, name="rlm_query"), context)], None))
-        return reply
+    def rlm_query(self, prompt: str, context: Any = None) -> Any:
+        """Give a sub-question to a run of its own, which has a session like this one, and `context` in it. Returns the
+        value that it submits; raises SubcallError when it ends without one.
 
-    def rlm_query_batched(self, prompts: Iterable[str], contexts: Sequence[str | None] | None = None) -> list[str]:
-        """Many rlm_query at once, in order; `contexts`, when given, has one text for each prompt. A failed one is a
-        `FailedCall`, as in llm_query_batched."""
+        `context`: a text (a slice of `context`, a piece, any str), a list of document names, or a dict of name to
+        text; without it, all of this session's. Slices of a Text, documents and names are passed without copying,
+        however large. At the deepest level that --max-depth allows it is one call to the sub-model, like llm_query,
+        which sees the prompt and the given text.
+
+            half = len(context) // 2
+            rlm_query("How many orders failed? Answer with an int.", context[:half])
+            rlm_query("Which of these contracts renew by themselves? A list of names.", context.names("2024/*"))
+        """
+        return only(self._rlm([check_prompt(prompt, name="rlm_query")], [context], "rlm_query"))
+
+    def rlm_query_batched(self, prompts: Iterable[str], contexts: Sequence[Any] | None = None) -> list[Any]:
+        """Many rlm_query at once, in parallel, in order; `contexts`, when given, has one for each prompt. A failed one
+        is a `FailedCall`, as in llm_query_batched."""
         asked = check_prompts(prompts, name="rlm_query_batched")
         given = [None] * len(asked) if contexts is None else list(contexts)
         if len(given) != len(asked):
             raise ValueError(f"rlm_query_batched: {len(asked)} prompts but {len(given)} contexts")
-        return self._calls.ask("rlm", list(map(with_context, asked, given)), None)
+        return self._rlm(asked, given, "rlm_query_batched")
+
+    def _rlm(self, prompts: list[str], contexts: list[Any], name: str) -> list[Any]:
+        from .passing import Passing
+
+        passing = Passing(self._context, self._index)
+        return self._calls.ask_children(prompts, [passing.describe(context, name=name) for context in contexts])
 
     # -- answering
 
@@ -393,10 +411,3 @@ def check_prompts(prompts: Iterable[str], *, name: str) -> list[str]:
     if isinstance(prompts, (str, bytes)):
         raise TypeError(f"{name} takes a list of prompts; for one prompt use {name.replace('_batched', '')}")
     return [check_prompt(prompt, name=name) for prompt in prompts]
-
-
-def with_context(prompt: str, context: str | None) -> str:
-    """A text to work on goes below the question."""
-    if context is None:
-        return prompt
-    return f"{prompt}\n\n{check_prompt(context, name='rlm_query')}"

@@ -67,7 +67,7 @@ class Reader:
                 self._mapped = self.source.mapped()
             except (OSError, ValueError):
                 return False
-            self._view = memoryview(self._mapped[0])[self._mapped[1] + self.source._start :]
+            self._view = memoryview(self._mapped[0])[self._mapped[1] + self.source.start :]
         return True
 
     @property

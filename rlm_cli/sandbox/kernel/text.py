@@ -60,6 +60,11 @@ class Text:
         self.most = most
         self.windows = windows
 
+    @property
+    def source(self) -> Encoded | Span:
+        """The characters that it shows."""
+        return self._source
+
     # -- sizes
 
     def __len__(self) -> int:

@@ -116,7 +116,7 @@ class Worker:
 
             regex.install(self.cells.namespace)
             bridges.install()
-        self.helpers.install(context)
+        self.helpers.install(context, index)
         self.attached = True
         proof = wire.proof_lines(facts.pop("proof"))
         gc.freeze()
