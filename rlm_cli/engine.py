@@ -265,6 +265,7 @@ class _Loop:
             payload=self.payload,
             remaining=self.remaining(),
             cite=self.task.cite,
+            schema=self.task.schema,
             depth=self.task.depth if self.recursive else min(self.task.depth, 1),
         )
         self.emit(PromptSet(system, user))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from typing import Any
 import re
 
 import pytest
@@ -171,6 +172,16 @@ def test_an_observation_carries_what_is_left_at_its_tail() -> None:
     left = Remaining(turns=28, subcalls=498, seconds=61, usd=0.97)
     text = observation_text(StepResult("error", error="NameError: x"), remaining=left)
     assert text.splitlines()[-1].startswith("[left: 28 turns, 498 sub-calls, $0.97")
+
+
+def test_the_root_is_told_the_schema() -> None:
+    """Before it writes its first line, not only when an answer is refused; nothing in it can close its fence."""
+    context = ContextFacts("str", 1, 10, 10, 1, True)
+    schema = '{"type": "integer", "title": "~~~~"}'
+    asked: Any = {"facts": InputFacts(1, 10), "context": context, "payload": 300_000, "remaining": Remaining(30)}
+    told = opening("Q?", **asked, schema=schema)[1]
+    assert f"must satisfy this JSON Schema:\n{fenced(schema)}" in told
+    assert "Schema" not in opening("Q?", **asked)[1]
 
 
 def test_the_system_prompt_is_short() -> None:

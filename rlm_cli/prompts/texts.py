@@ -96,11 +96,14 @@ def opening(
     remaining: Remaining,
     depth: int = 1,
     cite: bool = True,
+    schema: str = "",
 ) -> tuple[str, str]:
-    """The system prompt, which asks for evidence if `cite`, and the first user message."""
+    """The system prompt, which asks for evidence if `cite`, and the first user message. `schema`: what the answer must
+    satisfy, as JSON."""
     system = system_text(payload=payload, depth=depth, cite=cite)
     parts = [
         "Question:\n" + fenced(question),
+        *(["The value given to FINAL must satisfy this JSON Schema:\n" + fenced(schema)] if schema else []),
         "Input:\n" + "\n".join(f"- {line}" for line in _facts_lines(facts, context)),
         *(f"{where}:\n{fenced(text)}" for where, text in facts.samples),
         remaining_line(remaining),
