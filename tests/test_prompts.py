@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
-from typing import Any
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
