@@ -25,8 +25,9 @@ KERNEL = Path(wire.__file__).parent
 def test_python_3_9_can_compile_the_kernel(path: Path) -> None:
     """No match statements and no newer grammar; annotations are never evaluated."""
     tree = ast.parse(path.read_text("utf-8"), feature_version=(3, 9))
-    keywords = {k.arg for node in ast.walk(tree) if isinstance(node, ast.Call) for k in node.keywords}
-    assert "strict" not in keywords
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    zips = (call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "zip")
+    assert not any(keyword.arg == "strict" for call in zips for keyword in call.keywords)
     assert "from __future__ import annotations" in path.read_text("utf-8")
 
 
