@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rlm_cli.sandbox.kernel import bridges, context, decoding, pieces, regex, search
@@ -334,6 +334,7 @@ def test_json_values_are_read_one_by_one(values: list[Any], ascii_only: bool, cu
     decoder = json.JSONDecoder()
     at, found = 0, []
     text = text_of(string.encode("utf-8", "surrogatepass"), "utf-8", window=3)
+    assume(len(string) <= text.most)
     if str(text) != string:
         return  # lone surrogates
     while at < len(string):
