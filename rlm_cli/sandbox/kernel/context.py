@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from array import array
 from collections import OrderedDict
 from collections.abc import ItemsView, Mapping, Sequence, ValuesView
@@ -14,6 +13,7 @@ from threading import Lock
 from . import wire
 from .decoding import decode
 from .encoded import Encoded
+from .idle import say
 from .search import Hits, grep, grep_count
 from .text import Text
 
@@ -290,10 +290,7 @@ class Library:
 
         def on_lossy(place: int, codec: str) -> None:
             result = "all of it is read as Latin-1" if codec == "latin-1" else "such bytes are read as \\ufffd"
-            try:
-                sys.stderr.write(f"[kernel] {entry.name}: not valid UTF-8 at byte {place:,}; {result}\n")
-            except Exception:  # a cell may have closed or replaced it
-                pass
+            say(f"[kernel] {entry.name}: not valid UTF-8 at byte {place:,}; {result}\n")
 
         source = Encoded(read, entry.size, entry.encoding, on_lossy=on_lossy)
         source.mapped = lambda: self.store.mapped(entry)

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
-from threading import Event, Lock, Thread
+from threading import Event, Lock, Thread, current_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+NAME = "kernel-idle"
+_said: list[str] = []
+
+
+def say(text: str) -> None:
+    """A line for the cell that runs, or, when it was found out in idle time, for the next one."""
+    if current_thread().name == NAME:
+        _said.append(text)
+        return
+    try:
+        sys.stderr.write(text)
+    except Exception:  # a cell may have closed or replaced it
+        pass
+
+
+def say_what_was_found() -> None:
+    """At the start of a cell."""
+    while _said:
+        say(_said.pop(0))
 
 
 class Idle:
@@ -18,7 +40,7 @@ class Idle:
         self._step = step
         self._go = Event()
         self._stepping = Lock()
-        self._thread = Thread(target=self._run, name="kernel-idle", daemon=True)
+        self._thread = Thread(target=self._run, name=NAME, daemon=True)
 
     def start(self) -> None:
         self._go.set()

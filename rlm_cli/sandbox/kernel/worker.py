@@ -18,7 +18,7 @@ from .cells import Cells
 from .display import format_error
 from .facts import memory_limit
 from .helpers import Helpers
-from .idle import Idle
+from .idle import Idle, say_what_was_found
 from .interrupts import Interrupts
 from .link import Link
 from .memory import STACK, Guard
@@ -132,6 +132,7 @@ class Worker:
         self.calls.cell = self.answers.cell = number
         started = _clock()
         with self.idle.held() if self.idle is not None else nullcontext():
+            say_what_was_found()
             status, error = self.cells.run(number, source)
         if not self.link.is_ours():
             self.leave_fork(error)
