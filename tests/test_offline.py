@@ -27,7 +27,7 @@ from rlm_cli.models.offline.question import read_question
 from rlm_cli.models.offline.root import INTRODUCTION, NOTHING, ROUNDS, TURNS, question_in
 from rlm_cli.prompts import BlockCutter, InputFacts, Remaining, opening, parse_reply
 from rlm_cli.sandbox import ContextFacts
-from rlm_cli.sandbox.kernel.search import grep
+from rlm_cli.sandbox.kernel.search import grep, grep_count
 
 SAMPLE = Path(__file__).parent.parent / "sample_data"
 Context = str | Mapping[str, str]
@@ -67,6 +67,7 @@ class Session:
             "FINAL": self.final,
             "llm_query_batched": self.batched,
             "grep": lambda pattern, **options: grep(pattern, context, **options),
+            "grep_count": lambda pattern: grep_count(pattern, context),
         }
 
     def final(self, value: object, evidence: Sequence[object] = ()) -> None:
@@ -293,13 +294,21 @@ def test_starts_over_once_when_the_session_was_lost() -> None:
 
 
 def test_gives_up_when_the_session_is_lost_again_and_again() -> None:
-    """After its two rounds it submits that it found nothing, instead of using up the run's turns."""
+    """After its two rounds it writes no more code, which ends the run without an answer: nothing was searched, so that
+    nothing was found would be a lie."""
     lost = (Message("assistant", "..."), Message("user", "The session was restarted: out of memory"))
     messages = (*first_messages("Which request id failed?"), *lost * TURNS * ROUNDS)
     reply = asyncio.run(OfflineModel().complete(Request("c", "root", "offline", messages))).text
-    with pytest.raises(_Submitted) as submitted:
-        Session("req=17aa failed").run(parse_reply(reply).code)
-    assert submitted.value.value == NOTHING
+    assert (parse_reply(reply).code, parse_reply(reply).final, "failed" in reply) == ("", None, True)
+
+
+@pytest.mark.parametrize(
+    ("question", "count"), [("How many lines have 'GET'?", 120_001), ("How many lines have 'GET' and 'rare'?", 2)]
+)
+def test_counts_more_lines_than_it_holds(question: str, count: int) -> None:
+    """A word on every line of a huge input is counted where it is, exactly, alone and together with others."""
+    context = "GET /x\n" * 70_000 + "GET rare\n" + "GET /y\n" * 49_999 + "rare GET\n" + "POST rare\n"
+    assert ask(question, context).startswith(str(count))
 
 
 def test_is_honest_about_what_it_is() -> None:

@@ -34,8 +34,10 @@ def root_reply(messages: Sequence[Message]) -> str:
     """The next turn: a sentence and one code block."""
     turn = sum(message.role == "assistant" for message in messages)
     question = read_question(question_in(messages))
-    if turn >= TURNS * ROUNDS or not question.terms:
-        why = "My fixed steps are used up." if turn else f"{INTRODUCTION} The question has no word to search for."
+    if turn >= TURNS * ROUNDS:  # they failed twice: that nothing was found would be a lie
+        return "My fixed steps failed, see their errors. I have no answer."
+    if not question.terms:
+        why = f"{INTRODUCTION} The question has no word to search for."
         return _turn(why, "FINAL(nothing)", nothing=NOTHING)
     write = (_probe, _filter, _gather, _answer)[turn % TURNS]
     return write(question)
@@ -67,7 +69,7 @@ def _filter(question: Question) -> str:
         exact=[term for term in question.terms if term in question.exact],
         words=[term for term in question.terms if term not in question.exact],
         latest=question.pick == "last",
-        most_hits=None if question.kind == "count" else MOST_HITS,
+        most_hits=MOST_HITS,
         nothing=NOTHING,
     )
 

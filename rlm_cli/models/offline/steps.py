@@ -15,16 +15,16 @@ for name in names[:2]:
 FILTER = r"""
 import heapq, math, re
 from collections import Counter
-total = sum(text_of(name).count("\n") + 1 for name in names)
-hits, inside, weight = {}, {}, {}
+total = sum(text.count("\n") + bool(text and not text.endswith("\n")) for text in map(text_of, names))
+hits, inside, weight, patterns = {}, {}, {}, {}
 for term in exact + words:
     whole = r"(?!\w)" if term in exact else ""
-    pattern = re.compile(r"(?<!\w)" + re.escape(term) + whole, re.I)
+    pattern = patterns[term] = re.compile(r"(?<!\w)" + re.escape(term) + whole, re.I)
     hits[term] = grep(pattern, limit=most_hits)
     inside[term] = {hit.document for hit in hits[term]}
     inside[term].update(filter(pattern.search, names))
     weight[term] = math.log(1 + total / max(1, len(hits[term])))
-    print(len(hits[term]), "of", total, "lines have", repr(term))
+    print(f"{'over ' * hits[term].truncated}{len(hits[term])} of", total, "lines have", repr(term))
 
 scores, documents, where = Counter(), Counter(), {}
 for term in exact + sorted(words, key=weight.get, reverse=True):
@@ -101,6 +101,10 @@ lines = [{(hit.document, hit.line) for hit in found}
          for found in hits.values() if found]
 matching = set.intersection(*lines)
 count = len(matching) or min(map(len, lines))
+if any(found.truncated for found in hits.values()):  # too many to hold: counted where they are
+    held = [patterns[term].pattern for term, found in hits.items() if found]
+    count = grep_count(re.compile("^" + "".join(f"(?=.*?{one})" for one in held), re.I | re.M))
+    count = count or min(grep_count(patterns[term]) for term, found in hits.items() if found)
 print("candidate:", count)
 shown = [where[key] for key in sorted(matching)[:3]]
 for hit in shown:
@@ -110,7 +114,8 @@ for hit in shown:
 COUNT_DOCUMENTS = r"""
 sets = [found for found in inside.values() if found]
 matching = set.intersection(*sets) or min(sets, key=len)
-lines = [len(found) for found in hits.values() if found]
+lines = [grep_count(patterns[term]) if found.truncated else len(found)
+         for term, found in hits.items() if found]
 count = len(matching) if many else min(lines)
 print("candidate:", count)
 print(sorted(matching)[:10])

@@ -88,12 +88,10 @@ class Cache:
         """Remove what was not used for the longest time, and what somebody left half done."""
         now = time.time() if now is None else now
         entries = []
-        with contextlib.suppress(OSError):
-            for shelf in self.folder.iterdir():
-                homes = [shelf] if shelf.name.startswith("new-") else list(shelf.iterdir())
-                for home in homes:
-                    size = sum(file.stat().st_size for file in home.iterdir())
-                    entries.append((home.stat().st_mtime, size, home))
+        for home in (*self.folder.glob("new-*"), *self.folder.glob("??/*")):
+            with contextlib.suppress(OSError):  # another command's, or no entry at all: the others are still counted
+                size = sum(file.stat().st_size for file in home.iterdir())
+                entries.append((home.stat().st_mtime, size, home))
         total = sum(size for _, size, _ in entries)
         for used, size, home in sorted(entries):
             if now - used < IN_USE:
