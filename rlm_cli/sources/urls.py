@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from email.message import Message
 from urllib.parse import unquote
 
 URL = re.compile(r"https?://", re.IGNORECASE)
@@ -53,6 +52,8 @@ def name_parts(url: str, disposition: str = "") -> tuple[str, ...]:
 
 def _disposed(header: str) -> str:
     """The file name in a Content-Disposition header, "" when there is none."""
+    from email.message import Message  # only where something is fetched
+
     message = Message()
     message["Content-Disposition"] = _CONTROL.sub(" ", header)
     try:

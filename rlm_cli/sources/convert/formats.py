@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import sys
 from dataclasses import dataclass
@@ -40,7 +39,9 @@ class Format:
     @property
     def version(self) -> str:
         """What its text depends on besides the file."""
-        found = [f"{name}={importlib.metadata.version(name)}" for _, name in self.packages]
+        from importlib.metadata import version  # it brings email along: not for every command
+
+        found = [f"{name}={version(name)}" for _, name in self.packages]
         return " ".join([f"{self.name}/{VERSION}", *found])
 
 
