@@ -7,10 +7,11 @@ which the provider finds too long, or silently cut; one that is not text; and a 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import replace
 
-from .engine import REPAIRS, Deps, Outcome, Task, is_empty, never_fitted, run
-from .errors import LimitError, ProviderError, SandboxError
+from .engine import REPAIRS, is_empty, meanings, never_fitted, run
+from .errors import LimitError, ProviderError, RlmError
 from .events import (
     ROOT,
     CodeWritten,
@@ -25,9 +26,11 @@ from .events import (
     Warned,
 )
 from .models import Completion, Request
-from .prompts import LEAST_DENSITY, History, direct_prompt, direct_repair, reply_json, reply_text
-from .sandbox import Answer
+from .prompts import LEAST_DENSITY, History, direct_prompt, direct_repair, reply_text, reply_values, split_evidence
+from .sandbox import Answer, Quote
 from .sandbox.decoded import Decoded, read_texts
+from .sandbox.kernel.wire import QUOTE_CHARS
+from .task import UNCHECKED, Deps, Outcome, Task
 
 UNFINISHED = "the reply was not finished: this is what had arrived"
 SURELY_CUT_CHARS = 8_000
@@ -44,6 +47,7 @@ async def ask_directly(task: Task, deps: Deps, span: Span = ROOT) -> Outcome:
     call = _Direct(task, deps, span)
     try:
         async with asyncio.timeout(task.limits.time_s) as timer:
+            call.deadline = timer.when()
             return await call.run()
     except NotDirectError as reason:
         call.emit(Warned(f"{reason}: going on by code, in the sandbox"))
@@ -54,11 +58,11 @@ async def ask_directly(task: Task, deps: Deps, span: Span = ROOT) -> Outcome:
         return call.limited(LimitError("time", message, hint="Raise --max-time."))
     except LimitError as reached:
         return call.limited(reached)
-    except ProviderError as lost:
+    except RlmError as lost:
         return call.partial(lost)
     try:
         return await run(call.rest(), deps, span, taken=call.step)
-    except (ProviderError, SandboxError) as lost:
+    except RlmError as lost:
         return call.partial(lost)
 
 
@@ -70,6 +74,7 @@ class _Direct:
         self.began = deps.clock()
         self.step = 0
         self.heard = ""
+        self.deadline: float | None = None
 
     def emit(self, event: Event) -> None:
         self.deps.emit(event, self.span)
@@ -82,8 +87,11 @@ class _Direct:
             self.emit(StepStarted(self.step))
             completion = await self.ask(history)
             self.emit(CodeWritten(self.step, completion.text, ""))
-            answer = self.answer_in(completion.text)
-            problem = "" if is_empty(answer) else self.task.check(answer)
+            try:
+                answer, problem = await self.answer_in(completion.text)
+            except BaseException as error:
+                self.finish(began, "error" if isinstance(error, Exception) else "interrupted")
+                raise
             again = bool(problem) and self.step <= min(REPAIRS, self.task.limits.iterations - 1)
             note = direct_repair(problem) if again else ""
             self.finish(began, "error" if problem else "ok", note)
@@ -102,7 +110,7 @@ class _Direct:
             self.emit(Warned(change))
         if binary := [document.name for document in documents if "\0" in document.text]:
             raise NotDirectError(f"{binary[0]} is not text")
-        system, user = direct_prompt(self.task.question, documents, schema=self.task.schema)
+        system, user = direct_prompt(self.task.question, documents, schema=self.task.schema, cite=self.cite)
         outline = [Decoded(name, f"({len(text):,} characters)", lossy) for name, text, lossy in documents]
         self.emit(PromptSet(system, direct_prompt(self.task.question, outline, schema=self.task.schema)[1]))
         return History.start(system=system, user=user)
@@ -110,13 +118,14 @@ class _Direct:
     async def ask(self, history: History) -> Completion:
         """The reply, whole. Raises `NotDirectError` when the prompt did not fit, or the reply."""
         request = Request(
-            call=f"{self.span}/r{self.step}" if self.span.path else f"r{self.step}",
+            call=self.span.call(f"r{self.step}"),
             role="root",
             model=self.task.root,
             messages=history.messages,
             span=self.span,
             step=self.step,
-            cut=self.hear,
+            cut=lambda: self.hear,
+            deadline=self.deadline,
         )
         began = self.deps.clock()
         try:
@@ -132,7 +141,7 @@ class _Direct:
         return completion
 
     def hear(self, text: str) -> None:
-        """`Request.cut`: shown the reply so far, whichever attempt it is; cuts nothing."""
+        """Of `Request.cut`: shown the reply so far, whichever attempt it is; cuts nothing."""
         self.heard = text
 
     def keep(self) -> None:
@@ -142,11 +151,37 @@ class _Direct:
         if text:
             found.answer, found.note = Answer("text", text.encode("utf-8", "replace")), UNFINISHED
 
-    def answer_in(self, reply: str) -> Answer:
-        """The answer that a reply is: with a schema its JSON, where it has any."""
-        if self.task.schema and (value := reply_json(reply)):
-            return Answer("json", value.encode("utf-8", "replace"))
-        return Answer("text", reply_text(reply).encode("utf-8", "replace"))
+    async def answer_in(self, reply: str) -> tuple[Answer, str]:
+        """The answer that a reply is, and what is wrong with it: with a schema the JSON in it that satisfies it, else
+        whatever JSON it has. It is what was found when the check is stopped, or fails."""
+        values = [Answer("json", value.encode("utf-8", "replace")) for value in self.values_in(reply)]
+        said = values[0] if values else self.words_in(reply)
+        if not values:
+            values = meanings(said) if self.task.schema else [said]
+        if is_empty(said):
+            return said, ""
+        try:
+            problems = await self.task.check(values)
+        except (asyncio.CancelledError, RlmError):
+            found = self.deps.found
+            found.answer, found.note, found.iterations = said, UNCHECKED, self.step
+            raise
+        return (said, problems[0]) if problems[-1] else (values[len(problems) - 1], "")
+
+    def words_in(self, reply: str) -> Answer:
+        """A reply as text, with the quotes that it gives for it."""
+        text, quotes = split_evidence(reply) if self.cite else (reply_text(reply), [])
+        evidence = tuple(Quote(quote[:QUOTE_CHARS]) for quote in quotes)
+        return Answer("text", text.encode("utf-8", "replace"), evidence)
+
+    def values_in(self, reply: str) -> Iterator[str]:
+        """The JSON in a reply, where a form is demanded."""
+        return reply_values(reply) if self.task.schema else iter(())
+
+    @property
+    def cite(self) -> bool:
+        """Whether evidence is asked for: where a form is demanded, the reply has no room for it."""
+        return self.task.cite and not self.task.schema
 
     def finish(self, began: float, status: StepStatus, observation: str = "") -> None:
         self.emit(StepFinished(self.step, status, self.deps.clock() - began, 0.0, observation))
@@ -157,8 +192,8 @@ class _Direct:
         answer = self.what_was_found()
         return Outcome("partial" if answer else "no_answer", answer, self.step, limit.limit, limit)
 
-    def partial(self, lost: ProviderError | SandboxError) -> Outcome:
-        """Provider or sandbox are gone: the same. Raises `lost` when nothing has arrived."""
+    def partial(self, lost: RlmError) -> Outcome:
+        """Provider, key or sandbox are gone: the same. Raises `lost` when nothing has arrived."""
         if (answer := self.what_was_found()) is None:
             raise lost
         return Outcome("partial", answer, self.step, None, lost)
@@ -180,9 +215,12 @@ class _Direct:
 
 
 def check_whole(request: Request, completion: Completion) -> None:
-    """Raises `NotDirectError` unless the model has read all of its prompt and written all of its reply."""
+    """Raises `NotDirectError` unless the model has read all of its prompt and written all of its reply, `ProviderError`
+    when the provider's filter ended it."""
     if completion.finish == "length":
         raise NotDirectError("the reply was longer than the model may write at once")
+    if completion.finish == "filter":
+        raise ProviderError(f"{request.model} broke off its reply (content filter)", code="content_filter")
     if was_cut(request, completion):
         read, sent = completion.usage.input, request.chars
         raise NotDirectError(f"the provider read only {read:,} tokens of a prompt of {sent:,} characters")

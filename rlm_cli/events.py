@@ -2,7 +2,7 @@
 
 An `Event` is a frozen dataclass with a stable dotted `type`. The `Bus` wraps each in a `Record` (sequence number,
 time, span) and hands it to its listeners in order, the run log first. Facts go out through `emit`; no listener ever
-steers the run. `ModelText`, `OutputText` and `Preparing` are drawn while they stream and never logged:
+steers the run. `ModelText`, `OutputText`, `ItemsDone` and `Preparing` are drawn while they stream, never logged:
 `CodeWritten` and `Output` carry the same text once it is whole.
 
 JSON both ways: `record_to_json` / `record_from_json`. Unknown types and fields are tolerated on reading, so that an
@@ -12,6 +12,7 @@ old `rlm` can list and replay what a newer one wrote.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import threading
 import time
@@ -47,6 +48,10 @@ class Span:
 
     def child(self, number: int) -> Span:
         return Span((*self.path, number))
+
+    def call(self, name: str) -> str:
+        """The id of a call to a model: unique in the tree when `name` is so in its run."""
+        return f"{self}/{name}" if self.path else name
 
     def __str__(self) -> str:
         return ".".join(map(str, self.path))
@@ -141,6 +146,7 @@ class RoleUsage:
     root: Usage = Usage()
     sub: Usage = Usage()
     total: Usage = Usage()
+    by_model: Mapping[str, Usage] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -157,16 +163,23 @@ class Cost:
 @dataclass(frozen=True)
 class Calls:
     """Requests. `root` and `sub` count logical calls, `retries` the extra attempts; total == requests sent. `cached`
-    counts sub-calls answered by an earlier reply, which sent nothing."""
+    counts sub-calls answered by an earlier reply, which sent nothing; `children` is the part of `root` that are turns
+    of child runs."""
 
     root: int = 0
     sub: int = 0
     retries: int = 0
     cached: int = 0
+    children: int = 0
 
     @property
     def total(self) -> int:
         return self.root + self.sub + self.retries
+
+    @property
+    def below(self) -> int:
+        """What the cap on sub-calls counts: all calls but the outermost run's own turns."""
+        return self.sub + self.children
 
 
 @dataclass(frozen=True)
@@ -185,7 +198,8 @@ class SandboxInfo:
     image: str = ""
     network: bool = False
     input: str = ""
-    """How the input got in: "mounted", or copied to "memory" or a "volume" where the engine cannot see it."""
+    """How the input got in: "mounted" into a container, "opened" for a process, or copied to "memory" or a "volume"
+    where the engine cannot see it."""
 
 
 @dataclass(frozen=True)
@@ -291,6 +305,8 @@ class RunStarted:
     """rlm, rlm-d0 or direct. A direct run whose input turns out not to fit goes on as the others do: a warning says
     so, `sandbox.ready` follows, and the result has the mode that answered."""
     mode_why: str = ""
+    sandbox: str = ""
+    """What runs code, if any is run: "docker", "podman" or "process"."""
     type: str = "run.started"
 
 
@@ -363,6 +379,17 @@ class OutputText:
 
 
 @dataclass(frozen=True)
+class ItemsDone:
+    """How far a `map_query` in the running cell is: `done` of `total` items (None: a generator's) have a value, or
+    failed for good. Drawn, not logged."""
+
+    step: int
+    done: int
+    total: int | None
+    type: str = "items.done"
+
+
+@dataclass(frozen=True)
 class Output:
     """What a cell wrote to one stream, head and tail, and its true size in bytes."""
 
@@ -411,7 +438,7 @@ class CallFinished:
     attempts: int
     totals: Totals
     reply: str = ""
-    """A sub-call's whole reply; the root's is in `CodeWritten`."""
+    """The whole reply of a sub-call, or of the last turn at a limit; the root's others are in `CodeWritten`."""
     finish: str = "stop"
     cached: bool = False
     error: ErrorInfo | None = None
@@ -516,6 +543,7 @@ Event = (
     | ModelText
     | CodeWritten
     | OutputText
+    | ItemsDone
     | Output
     | CallStarted
     | CallRetried
@@ -552,7 +580,7 @@ Listener = Callable[[Record], None]
 
 def is_streaming(event: Event) -> bool:
     """What is drawn as it comes and superseded by a logged event."""
-    return isinstance(event, ModelText | OutputText | Preparing)
+    return isinstance(event, (ModelText, OutputText, ItemsDone, Preparing))
 
 
 class Bus:
@@ -596,24 +624,36 @@ class Bus:
 # -- JSON ----------------------------------------------------------------------------------------------------------
 
 
+_PLAIN = frozenset({str, int, bool, type(None)})
+"""What is JSON as it is. Most values are, and looking here is cheaper than a call."""
+
+
 def to_json(value: Any) -> Any:
     """A frozen dataclass (or mapping, sequence, scalar) as JSON-ready values."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        if isinstance(value, Span):
-            return str(value)
-        out = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        for name in ("total",):
-            prop = getattr(type(value), name, None)
-            if isinstance(prop, property) and name not in out:
-                out[name] = to_json(getattr(value, name))
-        return out
+    kind: Any = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else None  # JSON has no NaN and no infinity
+    if kind is Span:
+        return str(value)
+    if names := _written(kind):
+        return {name: item if type(item := getattr(value, name)) in _PLAIN else to_json(item) for name in names}
     if isinstance(value, Mapping):
         return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, tuple | list):
         return [to_json(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None  # JSON has no NaN and no infinity
     return value
+
+
+@functools.cache
+def _written(kind: type[object]) -> tuple[str, ...]:
+    """What is written of a dataclass: its fields, and a sum that is a property; () for anything else. Kept, because two
+    records for each of thousands of calls are written while those calls wait for their turn."""
+    if not dataclasses.is_dataclass(kind):
+        return ()
+    sums = ("total",) if isinstance(getattr(kind, "total", None), property) else ()
+    return (*(field.name for field in dataclasses.fields(kind)), *sums)
 
 
 T = TypeVar("T")
@@ -650,10 +690,16 @@ def _build(kind: Any, data: Any) -> Any:
         value_type = typing.get_args(kind)[1]
         return {str(key): _build(value_type, value) for key, value in data.items()}
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        known = {f.name for f in dataclasses.fields(kind)}
-        return kind(**{key: _build(hints[key], value) for key, value in data.items() if key in known})
+        hints = _hints(kind)
+        return kind(**{key: _build(hints[key], value) for key, value in data.items() if key in hints})
     return _scalar(kind, data)
+
+
+@functools.cache
+def _hints(kind: type[Any]) -> Mapping[str, Any]:
+    """The types of a dataclass's fields. Finding them out costs more than all else: a long record has 50,000 events."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _scalar(kind: Any, data: Any) -> Any:

@@ -44,16 +44,19 @@ from .events import (
     record_to_json,
     to_json,
 )
+from .private import make_private, open_new
 
 RunStatus = Literal["ok", "partial", "no_answer", "error", "running", "crashed"]
 
+_encode = json.JSONEncoder(ensure_ascii=True, check_circular=False, separators=(",", ":")).encode
 _INLINE_CHARS = 2048
 _HEAD_CHARS = 160
 _PIECE = 1024 * 1024
 _HEADER_BYTES = 4 * 1024 * 1024
+_LATEST = 4e9
+"""Unix seconds, in 2096."""
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-z-]{1,64}", re.ASCII)
 _SHA = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a planted FIFO must not block
 
 
@@ -118,8 +121,9 @@ class RunLog:
         try:
             if directory.is_symlink():
                 raise OSError(errno.ELOOP, "it is a symbolic link")
-            make_private(directory / "blobs")
-            self._events = os.open(directory / "events.jsonl", _NEW | os.O_APPEND, 0o600)
+            make_private(directory)
+            (directory / "blobs").mkdir(mode=0o700)
+            self._events = open_new(directory / "events.jsonl", os.O_WRONLY | os.O_APPEND)
         except OSError as error:
             raise ConfigError(
                 f"cannot write the run log in {directory}: {error.strerror or error}",
@@ -134,7 +138,7 @@ class RunLog:
             return
         if isinstance(record.event, RunStarted) and not record.span.depth:
             self._open_header(record.event, record.ts)
-        self._append(_ascii(_shrink(record_to_json(record), self._store)))
+        self._append(_line(record_to_json(record), self._store))
         if isinstance(record.event, RunFinished) and not record.span.depth:
             self._write_header({"finished": record.ts, "result": _shrink(to_json(record.event.result), self._store)})
 
@@ -188,15 +192,6 @@ class RunLog:
         return sha
 
 
-def make_private(directory: Path) -> None:
-    """Make `directory` and its missing parents, all for the owner alone. Raises `OSError`."""
-    if directory.is_dir() and not directory.is_symlink():
-        return
-    if directory.parent != directory and not directory.parent.is_dir():
-        make_private(directory.parent)
-    directory.mkdir(mode=0o700)
-
-
 def _lock(descriptor: int) -> None:
     with contextlib.suppress(ImportError, OSError):  # no such lock here: the run will look crashed until it ends
         import fcntl
@@ -206,13 +201,27 @@ def _lock(descriptor: int) -> None:
 
 
 def _write_new(path: Path, pieces: Iterable[bytes]) -> None:
-    with os.fdopen(os.open(path, _NEW, 0o600), "wb") as file:
+    with os.fdopen(open_new(path), "wb") as file:
         for piece in pieces:
             file.write(piece)
 
 
 def _ascii(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode("ascii") + b"\n"
+    return _encode(value).encode("ascii") + b"\n"
+
+
+def _line(record: dict[str, Any], store: Callable[[str], str]) -> bytes:
+    """A record's line, shrunk where there is anything to shrink. In most there is nothing, which the line itself shows:
+    a walk through every value would take longer than writing it, and thousands of calls have a line each."""
+    own = [len(value) for value in record.values() if type(value) is str]
+    if max(own) <= _INLINE_CHARS:
+        line = _ascii(record)
+        # What is left for a text further inside is too little for a long one; and the names that decide are not there.
+        if len(line) - sum(own) <= _INLINE_CHARS and not (
+            b'"$blob":' in line or b'"$literal":' in line or b'"data":[' in line or b'"data":{' in line
+        ):
+            return line
+    return _ascii(_shrink(record, store))
 
 
 def _shrink(value: Any, store: Callable[[str], str]) -> Any:
@@ -299,14 +308,13 @@ def read_answer(directory: Path, file: AnswerFile) -> Iterator[bytes]:
 
 def read_header(directory: Path) -> RunHeader:
     """The header of one run; whatever cannot be read has its empty value."""
-    data = _grow(_read_json(directory / "run.json"), _head_of)
+    data = {key: _grow(value, _head_of) for key, value in _read_json(directory / "run.json").items()}
     header = RunHeader(directory.name, directory, _started(directory.name), "crashed")
     result = _fitting(Result, data.get("result"))
-    started = data.get("started")
     names = data.get("names")
     return replace(
         header,
-        started=float(started) if isinstance(started, int | float) else header.started,
+        started=_instant(data.get("started"), header.started),
         status=result.status if result else "running" if _is_locked(directory / "events.jsonl") else "crashed",
         question=str(data.get("question", "")),
         models=_fitting(ModelPair, data.get("models")) or ModelPair(),
@@ -321,6 +329,11 @@ def _fitting(kind: type[Any], data: Any) -> Any:
         return from_json(kind, data)
     except (ValueError, RecursionError):
         return None
+
+
+def _instant(value: Any, otherwise: float) -> float:
+    """Unix seconds that can be shown as a date."""
+    return float(value) if type(value) in (int, float) and 0 <= value < _LATEST else otherwise
 
 
 def _started(run_id: str) -> float:

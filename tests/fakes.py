@@ -20,6 +20,7 @@ from rlm_cli.sandbox import (
     SubCall,
     SubReply,
 )
+from rlm_cli.task import Check
 
 FACTS = ContextFacts(kind="str", documents=1, bytes=10, chars=10, lines=2, lines_exact=True)
 
@@ -37,7 +38,7 @@ class ScriptedModel:
         reply = self.sub(request.messages[-1].content) if request.role == "sub" else self.roots.pop(0)
         if isinstance(reply, RlmError):
             raise reply
-        end = request.cut(reply) if request.cut else None
+        end = request.cut()(reply) if request.cut else None
         text = reply if end is None else reply[:end]
         if on_text:
             on_text(text)
@@ -116,6 +117,16 @@ class Events:
     @property
     def types(self) -> list[str]:
         return [event.type for event in self.seen]
+
+
+def each(problem: Callable[[Answer], str]) -> Check:
+    """A check that says of each answer what `problem` does."""
+
+    async def check(answers: Sequence[Answer]) -> list[str]:
+        problems = [problem(answer) for answer in answers]
+        return problems[: problems.index("") + 1] if "" in problems else problems
+
+    return check
 
 
 def printed(text: str, *, status: str = "ok") -> StepResult:

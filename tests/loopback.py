@@ -17,6 +17,7 @@ Behaviours (any number, separated by `/`):
                   drop: the body breaks off half way (TCP reset); reset: the connection dies before any byte
     raN           Retry-After of N seconds on every 429 (default 0.01)
     400 401 403 404 quota filter   that error, in OpenAI's wording, always
+    leak            a 400 that quotes the key: alone, in a URL and in a header
     nousage       no usage record;  cachedNN / reasonN: usage details
     badjsonNN     NN % of replies are broken JSON;  refuseNN: NN % are refusals
     fence think   the reply in a code fence / after a <think> block;  thought: after a </think> that nothing opened
@@ -83,7 +84,8 @@ def percent(*parts: object) -> int:
 class Logged:
     """One request as the server saw it. `prompt_tokens`, `output_tokens`: what it cost, reported or not (0 on errors).
 
-    `cancelled`: the client hung up before the end. `finished` is false while the reply is still being written.
+    `cancelled`: the client hung up before the end; `broken`: the server did. `finished` is false while the reply is
+    still being written.
     """
 
     model: str
@@ -96,6 +98,7 @@ class Logged:
     prompt_tokens: int = 0
     output_tokens: int = 0
     cancelled: bool = False
+    broken: bool = False
     finished: bool = False
 
     @property
@@ -197,15 +200,56 @@ POLICIES["final_mention"] = steps(
     code("FINAL('done properly')"),
 )
 POLICIES["error_recovery"] = steps(
-    code("print(undefined_name)"),
+    code(TEXT + "print(undefined_name)"),
     code("print('unclosed"),
     code("1 / 0"),
     code("def dig(n): return dig(n + 1)\ndig(0)"),
-    code(TEXT + "FINAL(str(len(text.splitlines())))"),
+    code("FINAL(str(len(text.splitlines())))"),
 )
 POLICIES["big_print"] = steps(
     code(TEXT + "print(text * 3)"),
     code("FINAL(str(len(text)))"),
+)
+POLICIES["verify"] = steps(
+    PROBE,
+    code(CHUNKS + "first = llm_query_batched(prompts)"),
+    code(CHUNKS.replace("// 40", "// 25") + "second = llm_query_batched(prompts)"),
+    code(
+        "import json\n"
+        "def merged(replies):\n"
+        "    return {k: v for reply in replies for k, v in json.loads(str(reply)).items()}\n"
+        "one, two = merged(first), merged(second)\n"
+        "FINAL(f'{len(one)} labels, the same twice' if one == two else 'the two differ')"
+    ),
+)
+POLICIES["long_output"] = steps(
+    PROBE,
+    code(CHUNKS + "replies = llm_query_batched([p.replace('JSON object', 'list') for p in prompts])"),
+    code("table = '\\n'.join(str(reply) for reply in replies)\nprint(len(table))"),
+    code("FINAL(table)"),
+)
+POLICIES["state_user"] = steps(
+    code(TEXT + "first = text.splitlines()[0]"),
+    code("print(2)"),
+    code("print(3)"),
+    code("print(4)"),
+    code("print(5)"),
+    code("FINAL(first)"),
+)
+POLICIES["think_tags"] = steps(
+    "<think>\nI could write ```repl\nFINAL('only thought')\n``` here.\n</think>\n" + code(TEXT + "FINAL(len(items))")
+)
+POLICIES["wrong_fence"] = steps(code(TEXT + "print(len(items))", fence="python"), code("FINAL(len(items))", fence="py"))
+POLICIES["missing_var"] = steps(
+    code("FINAL(no_such_variable)"), code("FINAL_VAR('nor_this')"), code("FINAL('found it')")
+)
+POLICIES["mutate_context"] = steps(
+    code("before = len(context)\ncontext = 'gone'\nprint(before)"), code("FINAL(f'{before} and {len(context)}')")
+)
+POLICIES["wasteful"] = steps(
+    PROBE,
+    code("replies = [str(r) for r in llm_query_batched(['Label.\\n' + item for item in items])]"),
+    code("FINAL('\\n'.join(replies))"),
 )
 
 
@@ -245,7 +289,7 @@ class Behaviour:
         """The fault that request number `seen` (from 0) to this model name must meet, or ""."""
         past = 0
         for part in self.parts:
-            match = re.fullmatch(r"(429|500|503|drop|mid429|reset|400|401|403|404|quota|filter)(?:x(\d+))?", part)
+            match = re.fullmatch(r"(429|500|503|drop|mid429|reset|400|401|403|404|quota|filter|leak)(?:x(\d+))?", part)
             if match and not match[2]:
                 return match[1]
             if match and seen < past + int(match[2]):
@@ -282,6 +326,10 @@ def wrong(label: str) -> str:
 
 # -- the server ----------------------------------------------------------------------------------------------------
 
+LEAK_WORDING = (
+    "key {key} at https://api.example/v1/chat?key={key}&alt=sse"  # OpenAI's wording has neither
+    " with {{'Authorization': 'Bearer {key}'}} \x1b]52;c;x\x07"
+)
 CONTEXT_WORDING = (
     "This model's maximum context length is {limit} tokens. However, your messages resulted in {size} tokens. "
     "Please reduce the length of the messages."
@@ -297,6 +345,7 @@ ERRORS: Mapping[str, tuple[int, str, str]] = {
     "quota": (429, "insufficient_quota", "You exceeded your current quota, please check your plan and billing."),
     "filter": (400, "content_filter", "The response was filtered due to our content management policy."),
     "context": (400, "context_length_exceeded", CONTEXT_WORDING),
+    "leak": (400, "invalid_value", LEAK_WORDING),
 }
 
 
@@ -502,9 +551,8 @@ class _Exchange:
         self.http.send(status, json.dumps(body).encode(), retry)
 
     def answer(self, reply: str, *, breaks: bool) -> None:
-        self.server.update(
-            self.index, status=200, reply=reply, prompt_tokens=self.prompt_tokens, output_tokens=tokens(reply)
-        )
+        counted = {"prompt_tokens": self.prompt_tokens, "output_tokens": tokens(reply)}
+        self.server.update(self.index, status=200, reply=reply, broken=breaks, **counted)
         if self.entry.stream:
             self.stream(reply, breaks=breaks)
         else:

@@ -22,7 +22,7 @@ from rlm_cli.bench import figures, inputs, lab, meter, mmap_scan, plan, process,
 
 scripts = st.builds(
     script.Script,
-    kind=st.sampled_from(["len", "batch", "seq", "search", "answer"]),
+    kind=st.sampled_from(["len", "batch", "storm", "seq", "search", "answer"]),
     n=st.integers(0, 10_000),
     dialect=st.sampled_from(["final", "answer"]),
 )
@@ -44,7 +44,9 @@ def test_a_script_survives_the_model_name(plan: script.Script) -> None:
     assert script.parse(plan.name) == plan
 
 
-@pytest.mark.parametrize(("kind", "n"), [("len", 7), ("batch", 7), ("seq", 7), ("search", 0), ("answer", 2_007)])
+@pytest.mark.parametrize(
+    ("kind", "n"), [("len", 7), ("batch", 7), ("storm", 70), ("seq", 7), ("search", 0), ("answer", 2_007)]
+)
 @pytest.mark.parametrize("dialect", ["final", "answer"])
 def test_a_script_leads_to_its_answer(kind: Any, n: int, dialect: Any) -> None:
     """Played against a perfect harness, each script ends in its last turn with the answer that the check wants."""
@@ -115,6 +117,40 @@ def test_the_server_plays_both_roles_and_remembers() -> None:
         (False, False, "item 3"),
     ]
     assert [request.arrived for request in seen] == sorted(request.arrived for request in seen)
+
+
+def test_a_storm_refuses_every_thirtieth_once() -> None:
+    """The second time it is answered; of two refusals one says when to come back; the next trial begins anew."""
+    with server.ModelServer() as model:
+
+        def ask(number: int) -> str:
+            messages = [{"role": "user", "content": f"item {number}"}]
+            return post(model.url, {"model": "sub/0/429", "messages": messages})
+
+        replies = [ask(number) for number in (0, 1, 30, 30, 0)]
+        seen = model.take()
+        again = ask(30)
+    refused = ["Rate limit" in reply for reply in (*replies, again)]
+    assert refused == [True, False, True, False, False, True]
+    assert [request.refused for request in seen] == refused[:5]
+    assert [request.beside for request in seen] == [1] * 5
+    plan = script.Script("storm", 70, "final")
+    assert (plan.subcalls, plan.refusals) == (70, 3)
+
+
+def test_what_was_sent_twice_is_no_figure() -> None:
+    """Again after a refusal is right; again after a reply is not."""
+
+    def sub(prompt: str, *, refused: bool = False) -> server.Seen:
+        return server.Seen("sub/0/429", (("user", prompt),), 0.0, stream=False, refused=refused)
+
+    lab.check_repeats([sub("item 0", refused=True), sub("item 1"), sub("item 0")])
+    with pytest.raises(lab.FailedError, match="sent 1 requests twice"):
+        lab.check_repeats([sub("item 0", refused=True), sub("item 1"), sub("item 0"), sub("item 0")])
+
+
+def test_the_harness_s_own_words_are_all_but_the_model_s() -> None:
+    assert rows.harness_words(root("system", "reply", "seen", "reply")) == "system\nseen"
 
 
 def test_the_server_ends_with_its_context() -> None:
@@ -324,6 +360,9 @@ class Rehearsal(lab.Lab):
         return 3
 
     def command(self, command: list[str], on_start: Any = None) -> process.Ended:
+        if "rlm_cli.bench.containers" in command:
+            took = {"ours": [160, 300, 150], "bare": [150, 295, 145], "confine": [1, 2, 9], "filter": [0.5] * 3}
+            return process.Ended(0.0, 2.0, 0, 0, json.dumps(took), "")
         return process.Ended(0.0, 2.0, 0, 0, "3\n", "")
 
     def trial(self, contender: lab.Contender, job: lab.Job, *, metered: bool = False) -> lab.Trial:
@@ -377,6 +416,14 @@ def test_scans_are_measured_against_their_best_rival(model: server.ModelServer) 
     assert all(figure.values["ours"].median == pytest.approx(0.006) for figure in ratios.values())
     assert "count pool exhausted in 5 GB ... grep -c" in got
     assert len([title for title in got if title.endswith("re over mmap, 2 processes")]) == 4
+
+
+def test_a_container_is_compared_with_a_bare_one_pair_by_pair(model: server.ModelServer) -> None:
+    """What both do, confining the worker, is added: a bare container would not."""
+    over = rehearsed(model, "sandbox")[
+        "create a container until its worker is ready ... ours over bare, its confinement counted"
+    ]
+    assert (over.values["ours"].samples, over.target) == ((12, 7, 7), 20)
 
 
 def test_memory_is_that_of_the_command_and_of_its_container(model: server.ModelServer) -> None:

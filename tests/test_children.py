@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from rlm_cli.children import AT_ONCE, Children, in_words, resolve
-from rlm_cli.engine import Deps, LedgerView, Limits, Outcome, Task, run
-from rlm_cli.errors import InputError, LimitError, ProviderError, RlmError
-from rlm_cli.events import ROOT, ChildFinished, ChildStarted, Event, Span
+from rlm_cli.children import AT_ONCE, Children, handed_up, in_words, resolve
+from rlm_cli.desk import TEXTS_AT_ONCE
+from rlm_cli.engine import run
+from rlm_cli.errors import InputError, LimitError, ProviderError
+from rlm_cli.events import ChildFinished, ChildStarted
 from rlm_cli.models import Completion, OnText, Request
 from rlm_cli.prompts import InputFacts
-from rlm_cli.sandbox import Answer, Document, Passed, Reference, Slice, StepResult, SubCall, SubReply, Value
+from rlm_cli.sandbox import Answer, Document, Passed, Quote, Reference, Slice, StepResult, SubReply, Value
+from rlm_cli.task import Deps, LedgerView, Limits, Task
 
 from .fakes import ScriptedModel, ScriptedSandbox, fence, final, no_totals, printed
-
-QUICK_S = 20
+from .trees import ASKS, QUICK_S, SUBMITS, BySpan, Tree, asks, json_answer, rlm
 
 
 @pytest.fixture
@@ -36,13 +35,13 @@ def content(document: Document) -> bytes:
 # -- what is passed ------------------------------------------------------------------------------------------------
 
 
-def test_nothing_passed_is_all_there_is(documents: list[Document], tmp_path: Path) -> None:
-    assert resolve(None, documents, tmp_path) is documents
+def test_nothing_passed_is_all_there_is(documents: list[Document]) -> None:
+    assert resolve(None, documents, None) is documents
 
 
-def test_references_are_parts_of_the_same_file(documents: list[Document], tmp_path: Path) -> None:
+def test_references_are_parts_of_the_same_file(documents: list[Document]) -> None:
     """A part of a part, at the right place of the file, under the name it was given."""
-    found = resolve((Reference("x", 1, 2, 3, "latin-1"), Reference("", 0)), documents, tmp_path)
+    found = resolve((Reference("x", 1, 2, 3, "latin-1"), Reference("", 0)), documents, None)
     assert [(document.name, document.encoding, content(document)) for document in found] == [
         ("x", "latin-1", b"cde"),
         ("one", "auto", b"0123456789"),
@@ -52,9 +51,23 @@ def test_references_are_parts_of_the_same_file(documents: list[Document], tmp_pa
 
 def test_texts_are_written_privately(documents: list[Document], tmp_path: Path) -> None:
     """All of them into one file that nobody else may read."""
-    found = resolve((Value("a", "héllo"), Value("b", "x\udc80")), documents, tmp_path)
+    found = resolve((Value("a", "héllo"), Value("b", "x\udc80")), documents, tmp_path / "texts")
     assert [content(document) for document in found] == ["héllo".encode(), b"x?"]
     assert {document.path.stat().st_mode & 0o777 for document in found} == {0o600}
+
+
+def test_a_disk_that_takes_no_text_is_one_failed_item(documents: list[Document], tmp_path: Path) -> None:
+    """Full, or read only: said to the code that asked, and no crash of the run."""
+    with pytest.raises(InputError, match="cannot be written"):
+        resolve((Value("a", "x"),), documents, tmp_path / "no such folder" / "texts")
+
+    async def place() -> None:
+        children = Children(lambda: ScriptedSandbox([]), folder=tmp_path / "no such folder")
+        async with children.place(1, documents, (Value("a", "x"),)):
+            raise AssertionError
+
+    with pytest.raises(InputError, match="cannot be written"):
+        asyncio.run(place())
 
 
 @pytest.mark.parametrize(
@@ -67,17 +80,32 @@ def test_texts_are_written_privately(documents: list[Document], tmp_path: Path) 
         Reference("x", 0, 5, 6),
         Reference("x", 0, 5, -1),
         Reference("x", 0, 0, 1, "../../x"),
+        Reference("x", 0, 0, 1, "no such codec"),
+        Reference("x", 0, 0, 1, "nul\0"),
+        Reference("x", 0, 0, 1, "punycode"),
+        Reference("x", 0, 0, 1, "shift_jis"),
     ],
 )
-def test_what_the_parent_does_not_have_is_refused(documents: list[Document], tmp_path: Path, part: Reference) -> None:
+def test_what_the_parent_does_not_have_is_refused(documents: list[Document], part: Reference) -> None:
     """Numbers come from model code: never a byte outside the parent's own documents."""
     with pytest.raises(InputError, match="cannot be passed"):
-        resolve((part,), documents, tmp_path)
+        resolve((part,), documents, None)
 
 
-def test_an_empty_selection_is_refused(documents: list[Document], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("own", "named"),
+    [("auto", "auto"), ("auto", "latin-1"), ("auto", "utf-16-le"), ("utf-8-sig", "utf-8"), ("Shift-JIS", "shift_jis")],
+)
+def test_a_part_is_read_as_its_document_may_be(tmp_path: Path, own: str, named: str) -> None:
+    """In the document's own encoding, however that is spelled, or in what it turned out to be."""
+    document = Slice("one", tmp_path / "file", 10, own)
+    (found,) = resolve((Reference("x", 0, 0, 2, named),), [document], None)
+    assert found.encoding == named
+
+
+def test_an_empty_selection_is_refused(documents: list[Document]) -> None:
     with pytest.raises(InputError, match="empty"):
-        resolve((), documents, tmp_path)
+        resolve((), documents, None)
 
 
 def test_at_the_depth_limit_the_text_stands_below_the_prompt(documents: list[Document]) -> None:
@@ -89,79 +117,30 @@ def test_at_the_depth_limit_the_text_stands_below_the_prompt(documents: list[Doc
         in_words("Q", (Reference("", 0),), documents, 9)
 
 
+def test_a_childs_evidence_is_its_parents(documents: list[Document]) -> None:
+    """By the parent's name of the document; the place stays where the part begins where the document does; a text that
+    the parent's code made is of no document."""
+    given = resolve((Reference("x", 1, 0, 3), Reference("y", 0, 4, 3), Reference("z", 1, 1)), documents, None)
+    text = Slice("t", Path("elsewhere"), 3)
+    quotes = [
+        Quote("abc", "x", 1),
+        Quote("456", "y", 1),
+        Quote("bc", "z", 0),
+        Quote("?", "t", 5),
+        Quote("?", "gone", 5),
+    ]
+    assert handed_up(quotes, [*given, text], documents) == (
+        Quote("abc", "two", 1),
+        Quote("456", "one"),
+        Quote("bc", "two"),
+        Quote("?"),
+        Quote("?"),
+    )
+    assert handed_up([Quote("a", "", 2)], given[:1], documents) == (Quote("a", "two", 2),)
+    assert handed_up([Quote("a", "", 2)], [text], documents) == (Quote("a"),)
+
+
 # -- runs ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Tree:
-    """A root whose children play `scripts`: (question, cells) in the order in which they start."""
-
-    model: ScriptedModel
-    root: ScriptedSandbox
-    children: list[ScriptedSandbox] = field(default_factory=list)
-    max_depth: int = 2
-    limits: Limits = Limits()
-    seen: list[tuple[str, Event]] = field(default_factory=list)
-    made: list[ScriptedSandbox] = field(default_factory=list)
-
-    def sandbox(self) -> ScriptedSandbox:
-        self.made.append(self.children.pop(0))
-        return self.made[-1]
-
-    def emit(self, event: Event, span: Span = ROOT) -> None:
-        self.seen.append((str(span), event))
-
-    def play(self, documents: Sequence[Document] = ()) -> Outcome:
-        task = Task("Q", documents, InputFacts(1, 10), "m/root", "m/sub", limits=self.limits, depth=self.max_depth)
-        children = Children(self.sandbox)
-        deps = Deps(self.model, self.root, self.emit, LedgerView(no_totals), children=children)
-
-        async def bounded() -> Outcome:
-            outcome = await asyncio.wait_for(run(task, deps), QUICK_S)
-            await children.close()
-            assert children.live == []
-            return outcome
-
-        return asyncio.run(bounded())
-
-
-class BySpan(ScriptedModel):
-    """Root replies by the run that asks: its own list for each span."""
-
-    def __init__(self, replies: dict[str, list[str | RlmError]]) -> None:
-        super().__init__([])
-        self._replies = replies
-
-    async def complete(self, request: Request, on_text: OnText | None = None) -> Completion:
-        self.roots = [] if request.role == "sub" else [self._replies[str(request.span)].pop(0)]
-        return await super().complete(request, on_text)
-
-
-async def rlm(sandbox: ScriptedSandbox, *prompts: str, contexts: tuple[Passed, ...] = ()) -> list[SubReply]:
-    """What a cell's rlm_query_batched does."""
-    assert sandbox.host is not None
-    replies: dict[int, SubReply] = {}
-    call = SubCall("rlm", prompts, "", contexts or (None,) * len(prompts))
-    await sandbox.host.answer(call, replies.__setitem__)
-    return [replies[index] for index in range(len(prompts))]
-
-
-def asks(got: list[list[SubReply]], *prompts: str, contexts: tuple[Passed, ...] = ()) -> ScriptedSandbox:
-    """A sandbox whose first cell asks, and whose second submits."""
-
-    async def cell(sandbox: ScriptedSandbox) -> StepResult:
-        got.append(await rlm(sandbox, *prompts, contexts=contexts))
-        return printed("asked\n")
-
-    return ScriptedSandbox([cell, final("done")])
-
-
-ASKS: list[str | RlmError] = [fence("ask"), fence("FINAL('done')")]
-SUBMITS = fence("FINAL(1)")
-
-
-def json_answer(text: bytes) -> StepResult:
-    return StepResult("ok", answer=Answer("json", text))
 
 
 def test_a_child_is_a_run_with_a_value() -> None:
@@ -181,6 +160,67 @@ def test_a_child_is_a_run_with_a_value() -> None:
     assert len({request.call for request in model.requests}) == len(model.requests)
 
 
+def test_a_child_is_held_to_the_schema_of_who_asked() -> None:
+    """It is told, and of what its kernel finds wrong, at most three times; then it is one failed item. A grandchild has
+    its own; the root's is not passed on."""
+    got: list[list[SubReply]] = []
+
+    async def cell(sandbox: ScriptedSandbox) -> StepResult:
+        got.append(await rlm(sandbox, "A?", "B?", schema='{"type": "integer"}'))
+        return printed("asked\n")
+
+    def wrong(problem: str) -> StepResult:
+        return StepResult("ok", answer=Answer("text", b"many", problem=problem))
+
+    model = BySpan({"": [*ASKS], "1": [SUBMITS] * 2, "2": [SUBMITS] * 4})
+    tree = Tree(model, ScriptedSandbox([cell, final("done")]))
+    tree.children = [
+        ScriptedSandbox([wrong("it is no integer"), json_answer(b"7")]),
+        ScriptedSandbox([wrong("it is no integer")] * 4),
+    ]
+    assert tree.play().status == "ok"
+    first, second = got[0]
+    assert (first.ok, first.answer) == (True, Answer("json", b"7"))
+    assert (second.ok, "after 3 repairs it is no integer" in second.text) == (False, True)
+    asked = [request for request in model.requests if str(request.span) == "1"]
+    assert '{"type": "integer"}' in asked[0].messages[1].content
+    assert "it is no integer" in asked[1].messages[-1].content
+    assert all(sandbox.host is not None and sandbox.host.schema == '{"type": "integer"}' for sandbox in tree.made)
+    assert tree.root.host is not None
+    assert tree.root.host.schema == ""
+
+
+def cited(*quotes: str) -> StepResult:
+    return StepResult("ok", answer=Answer("text", b"1", tuple(map(Quote, quotes))))
+
+
+@pytest.mark.parametrize("own", [(), ("mine",)])
+def test_evidence_comes_up_from_grandchildren(own: tuple[str, ...]) -> None:
+    """An answer that has none of its own has that of the children it was made of; theirs likewise. Children are asked
+    for it, and what a child that did not answer gave does not count."""
+    got: list[list[SubReply]] = []
+    model = BySpan({"": [*ASKS], "1": [*ASKS], "1.1": [SUBMITS], "1.2": [SUBMITS], "2": ["", "", ""]})
+
+    async def cell(sandbox: ScriptedSandbox) -> StepResult:
+        got.append(await rlm(sandbox, "C", "D"))
+        return printed("x")
+
+    tree = Tree(model, ScriptedSandbox([]), max_depth=3)
+    tree.root = asks(got, "A", "B")
+    tree.root.results[1] = cited(*own)
+    tree.children = [
+        ScriptedSandbox([cell, cited()]),
+        ScriptedSandbox([]),
+        ScriptedSandbox([cited("one", "two")]),
+        ScriptedSandbox([cited("two", "three")]),
+    ]
+    outcome = tree.play()
+    assert outcome.answer is not None
+    assert [quote.quote for quote in outcome.answer.evidence] == list(own or ("one", "two", "three"))
+    systems = [request.messages[0].content for request in model.requests if request.role == "root"]
+    assert all("evidence=[...]" in system for system in systems)
+
+
 def test_at_the_limit_it_is_a_plain_sub_call() -> None:
     """No child: the sub-model is asked, and the text stands below the prompt. The system prompt promises no more."""
     got: list[list[SubReply]] = []
@@ -189,6 +229,35 @@ def test_at_the_limit_it_is_a_plain_sub_call() -> None:
     assert tree.play().status == "ok"
     assert [reply.text for reply in got[0]] == ["reply to A?\n\ntext"]
     assert "a run like this one" not in model.requests[0].messages[0].content
+
+
+class Crowded(BySpan):
+    """Counts the sub-calls that are in flight at once."""
+
+    now = most = 0
+
+    async def complete(self, request: Request, on_text: OnText | None = None) -> Completion:
+        self.now += request.role == "sub"
+        self.most = max(self.most, self.now)
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        try:
+            return await super().complete(request, on_text)
+        finally:
+            self.now -= request.role == "sub"
+
+
+@pytest.mark.parametrize(("context", "most"), [((Value("t", "text"),), TEXTS_AT_ONCE), (None, 2 * TEXTS_AT_ONCE)])
+def test_texts_are_not_all_read_before_there_is_a_call_for_them(context: Passed, most: int) -> None:
+    """Thousands of questions about one large document would be thousands of copies of it."""
+    got: list[list[SubReply]] = []
+    model = Crowded({"": [*ASKS]})
+    questions = [f"{number}?" for number in range(2 * TEXTS_AT_ONCE)]
+    tree = Tree(model, asks(got, *questions, contexts=(context,) * len(questions)), max_depth=1)
+    assert tree.play().status == "ok"
+    below = "\n\ntext" if context else ""
+    assert [reply.text for reply in got[0]] == [f"reply to {question}{below}" for question in questions]
+    assert model.most == most
 
 
 def test_three_levels() -> None:
@@ -299,7 +368,7 @@ def test_as_many_at_once_as_allowed_on_every_level() -> None:
         async def cell(sandbox: ScriptedSandbox) -> StepResult:
             assert sandbox.host is not None
             await asyncio.sleep(0.001)
-            depth = sandbox.host._loop.span.depth  # type: ignore[attr-defined]
+            depth = sandbox.host._asking.span.depth  # type: ignore[attr-defined]
             sandbox.depth = depth  # type: ignore[attr-defined]
             now[depth] += 1
             most[depth] = max(most[depth], now[depth])

@@ -183,12 +183,16 @@ def test_time_and_patience_end_the_search(tmp_path: Path) -> None:
 
 
 def test_progress_grows_up_to_the_total(tmp_path: Path) -> None:
-    made = [document(tmp_path / name, b"x" * 1000) for name in "ab"]
+    """One pass for a quote with a word that is nowhere; three where its words are there: of its rarest word, word for
+    word, and but for white space."""
+    made = [document(tmp_path / name, b"x" * 999 + b"y") for name in "ab"]
     seen: list[tuple[int, int]] = []
-    check([Quote("y")], made, window=100, on_progress=lambda done, total: seen.append((done, total)))
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-    assert all(done <= total for done, total in seen)
-    assert seen[-1] == (4000, 4000)  # word for word, and but for white space
+    for quote, size in (("x z", 2_000), ("y y", 6_000)):
+        seen.clear()
+        check([Quote(quote)], made, window=100, on_progress=lambda done, total: seen.append((done, total)))
+        assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+        assert all(done <= total for done, total in seen)
+        assert seen[-1] == (size, size)
 
 
 @pytest.mark.parametrize("size", [300 << 20])

@@ -22,7 +22,7 @@ from rlm_cli.sandbox import Answer, Captured, Quote, StepResult, SubCall, SubRep
 from rlm_cli.sandbox.client import KernelClient, Patience, kernel_bundle
 from rlm_cli.sandbox.frames import Violation
 from rlm_cli.sandbox.kernel import wire
-from rlm_cli.sandbox.pump import Pump
+from rlm_cli.sandbox.pump import AHEAD, BATCH, Backlog, Pump, cost
 from rlm_cli.sandbox.spool import Spool, Spooled
 from tests.kernel.local import FakeHost
 
@@ -33,7 +33,8 @@ FACTS = {
 }  # fmt: skip
 ATTACHED = {"op": "attached", "kind": "str", "documents": 1, "bytes": 5, "chars": 5, "lines": 1, "lines_exact": True,
             "lossy": 0}  # fmt: skip
-STARTED = wire.frame(b"s", b'{"pid": 2}')
+CONFINED = {"pid": 2, "seccomp": 2, "filtered": True, "landlock": 7, "no_new_privs": True, "failures": []}
+STARTED = wire.frame(b"s", json.dumps(CONFINED).encode())
 DIED = wire.frame(b"x", b'{"status": -9, "oom": false, "memory_limit": 0, "violation": ""}') + STARTED
 TAILS = wire.frame(b"t", wire.message({k: {"total": 0, "dropped": 0, "tail": 0} for k in "oe"}))
 
@@ -235,25 +236,126 @@ def test_what_ends_the_run(script: dict[bytes, list[bytes]]) -> None:
         play(script)
 
 
-def test_silence_after_a_kill_ends_the_run() -> None:
-    """A supervisor that does not replace its worker is broken."""
-    with pytest.raises(SandboxError, match="did not stop a cell"):
-        play({b"C": [BAD["nan"]]}, patience=Patience(kill=0.1))
+EARLY = b"".join(
+    (wire.frame(b"o", b"early"), wire.frame(b"l", b""), worker(LAST, b"early"), call(1, b"a"), worker(ATTACHED))
+)
+
+
+def test_frames_before_the_first_cell_and_after_the_last_are_ignored() -> None:
+    """No output, no answer, no call of theirs counts."""
+    boot = wire.frame(b"b", json.dumps(FACTS).encode()) + STARTED
+    host = FakeHost()
+    script = {b"boot": [boot + EARLY], b"C": [done()], b"Q": [worker(LAST, b"late") + done()]}
+    (result,), channel = play(script, host=host)
+    assert (result, host.calls) == (StepResult("ok", seconds=0.5), [])
+    assert [kind for kind, _ in channel.sent if kind not in b"PW"] == [b"C", b"Q"]
+
+
+def test_a_stream_that_does_not_begin_with_the_boot_frame_is_not_believed() -> None:
+    """It is what some other program says, and nothing is run."""
+    boot = wire.frame(b"b", json.dumps(FACTS).encode()) + STARTED
+    with pytest.raises(SandboxError, match="did not start within"):
+        play({b"boot": [EARLY + boot], b"C": [done()]}, patience=Patience(boot=0.2))
+
+
+def test_a_new_worker_that_is_confined_less_ends_the_run() -> None:
+    """A cell may have killed the first one to get it. The reason is said in the system's words."""
+    weaker = {**CONFINED, "landlock": 0, "failures": ["Landlock: Operation not permitted"]}
+    died = wire.frame(b"x", b'{"status": -9, "oom": false, "memory_limit": 0, "violation": ""}')
+    script = {b"C": [TAILS + died + wire.frame(b"s", json.dumps(weaker).encode())]}
+    with pytest.raises(SandboxError, match="not confined as the first one was: Landlock: Operation not") as caught:
+        play(script, cells=2)
+    assert caught.value.code == "boot_facts"
+    play({b"C": [TAILS + DIED, done(cell=2)]}, cells=2)  # as it was: the run goes on
+
+
+def test_silence_after_a_kill_is_a_broken_sandbox() -> None:
+    """A supervisor that does not even answer a ping after it was told to kill its worker; its owner is told by code
+    that another container may do better. One that answers and does not replace its worker is broken, too."""
+    for script, patience in (({}, Patience(pong=0.1)), ({b"P": [wire.frame(b"p")] * 9}, Patience(pong=5.0, kill=0.1))):
+        with pytest.raises(SandboxError, match="did not stop a cell") as caught:
+            play({b"C": [BAD["nan"]], **script}, patience=patience)
+        assert caught.value.code == "sandbox_silent"
+
+
+def test_a_supervisor_that_answers_may_take_longer_to_kill() -> None:
+    """A pong after the kill: a large worker takes its time to die, and is not given up after the pong's few seconds."""
+
+    class Slow(ScriptedChannel):
+        def _say(self, kind: bytes) -> None:
+            if kind == b"P" and any(sent == b"K" for sent, _ in self.sent):
+                super()._say(kind)
+                threading.Timer(0.5, self._out.put, [TAILS + DIED]).start()
+                return
+            if kind != b"P":
+                super()._say(kind)
+
+    channel = Slow({b"C": [BAD["nan"]], b"P": [wire.frame(b"p")]})
+
+    async def main() -> StepResult:
+        client = KernelClient(channel, patience=Patience(pong=0.2, kill=20.0))
+        try:
+            await client.start()
+            await client.attach(b"", None, 100, FakeHost())
+            return await client.execute("code", timeout=30)
+        finally:
+            await client.close()
+
+    assert bounded(main).status == "died"
+
+
+def lost_cell(answer: bytes) -> tuple[StepResult, bool]:
+    """What is left of a cell that printed, sent `answer`, and fell silent; and whether `execute` returned it."""
+    channel = ScriptedChannel({b"C": [wire.frame(b"o", b"out") + answer]})
+
+    async def main() -> tuple[StepResult, bool]:
+        client = KernelClient(channel, patience=Patience(ping=0.05, silence=0.2))
+        try:
+            await client.start()
+            await client.attach(b"", None, 100, FakeHost())
+            try:
+                left = await client.execute("code", timeout=30), True
+            except SandboxError as error:
+                left = client.remains(error.message), False
+            with pytest.raises(SandboxError, match="stopped answering") as caught:
+                await client.execute("code", timeout=30)
+            assert client.failure is caught.value
+            return left
+        finally:
+            await client.close()
+
+    left: tuple[StepResult, bool] = bounded(main)
+    return left
+
+
+def test_what_a_lost_cell_did_is_kept() -> None:
+    """Its output outlives the sandbox that had to be given up; half an answer is none."""
+    result, returned = lost_cell(worker({**LAST, "last": False}, b"so"))
+    assert (result.status, result.stdout.head, result.answer, returned) == ("died", "out", None, False)
+    assert "lost with its container: the sandbox stopped answering" in result.restarted
+
+
+def test_an_answer_that_is_whole_needs_no_sandbox_any_more() -> None:
+    """The run has what it is for, whether or not the place can be replaced."""
+    result, returned = lost_cell(worker(LAST, b"so far") + worker({**LAST, "last": False}, b"mo"))
+    assert (result.status, result.stdout.head, result.answer) == ("died", "out", Answer("text", b"so far"))
+    assert returned
 
 
 ANSWER = {"op": "answer", "cell": 1, "kind": "text"}
-MANY = [worker({**ANSWER, "part": part, "last": part == 3}, bytes([65 + part]) * wire.PART_MAX) for part in range(4)]
+LETTERS = [bytes([letter]) * wire.PART_MAX for letter in b"ABCDEFGH"]  # more than a spool holds in memory
+MANY = [worker({**ANSWER, "part": part, "last": part == 7}, letters) for part, letters in enumerate(LETTERS)]
 
 
 def test_a_large_answer_is_in_a_file_as_long_as_it_is_wanted(tmp_path: Path) -> None:
     """Spooled as it comes; what it replaces, and what is never whole, leaves nothing behind."""
-    script = [b"".join([*MANY, worker({**ANSWER, "part": 0, "last": True}, b"x"), *MANY, *MANY[:2], done()])]
+    script = [b"".join([*MANY, worker({**ANSWER, "part": 0, "last": True}, b"x"), *MANY, *MANY[:6], done()])]
     (result,), _ = play({b"C": script}, new_spool=lambda: Spool(tmp_path))
     assert result.answer is not None
     assert isinstance(result.answer.data, Spooled)
     assert [*tmp_path.iterdir()] == [result.answer.data.path]
     data = result.answer.whole()
-    assert data == b"".join(letter * wire.PART_MAX for letter in (b"A", b"B", b"C", b"D"))
+    assert data == b"".join(LETTERS)
     assert (result.answer.data.size, result.answer.data.sha256) == (len(data), hashlib.sha256(data).hexdigest())
     del result
     gc.collect()
@@ -267,7 +369,7 @@ def test_an_answer_that_is_too_large_is_an_error_of_the_cell() -> None:
     spool = functools.partial(Spool, most=2 * wire.PART_MAX)
     (result,), channel = play({b"C": [first + b"".join(MANY)], b"I": [stopped]}, new_spool=spool)
     assert (result.status, result.answer) == ("error", Answer("text", b"kept"))
-    assert "an answer may have at most 2,097,152 bytes" in result.error
+    assert "an answer may have at most 524,288 bytes" in result.error
     assert [kind for kind, _ in channel.sent if kind != b"P"] == [b"W", b"C", b"I", b"Q"]
 
 
@@ -319,6 +421,27 @@ def test_a_held_up_loop_is_not_a_dead_host() -> None:
     assert bounded(main)
 
 
+def test_what_waits_for_a_slow_loop_is_bounded_in_bytes() -> None:
+    """However large frames are: sixteen batches of one piece of an answer each were 16 MiB. A larger frame than all the
+    room comes through alone, and a flood of empty ones counts, too."""
+    piece = cost([(b"w", bytes(wire.PART_MAX))])
+    backlog = Backlog()
+    pieces = 0
+    while backlog.has_room(piece):
+        backlog.enter(piece)
+        pieces += 1
+    assert (pieces + 1) * piece > AHEAD >= pieces * wire.PART_MAX
+    assert not backlog.has_room(wire.PAYLOAD_MAX)
+    for _ in range(pieces):
+        backlog.leave(piece)
+    assert backlog.has_room(wire.PAYLOAD_MAX)
+    assert cost([(b"w", b"")] * BATCH) * 16 == AHEAD
+    backlog.enter(wire.PAYLOAD_MAX)
+    assert not backlog.has_room(0)
+    backlog.end()  # the pump is closed while its reader waits
+    backlog.enter(piece)
+
+
 def test_a_frozen_sandbox_is_noticed() -> None:
     """No pong, no frame: the ping task ends the run without any deadline of the cell."""
     with pytest.raises(SandboxError, match="stopped answering"):
@@ -331,6 +454,15 @@ def test_a_worker_that_dies_between_cells_is_reported_with_the_next() -> None:
     assert second.status == "ok"
     assert "lost between two cells: its process was killed by SIGKILL" in second.restarted
     assert sum(b'"attach"' in payload for _, payload in channel.sent) == 2
+
+
+def test_replies_never_reach_the_successor_of_who_asked() -> None:
+    """A worker that dies while its call is pending: the next one, whose calls have numbers of their own, hears nothing
+    of it."""
+    script = {b"C": [call(5, b"a") + DIED, done(cell=2)]}
+    (first, second), channel = play(script, cells=2, host=FakeHost(gather=2))
+    assert (first.status, second.status) == ("died", "ok")
+    assert not [payload for kind, payload in channel.sent if kind == b"W" and b'"reply"' in payload]
 
 
 def test_out_of_memory_is_named() -> None:
@@ -434,6 +566,37 @@ def test_any_fields_are_a_message_or_a_violation(op: str, fields: dict[str, Any]
             parse(body)
         except Violation:
             continue
+
+
+@pytest.mark.parametrize("kind", ["llm", "rlm"])
+def test_a_call_is_bounded_before_it_is_parsed(kind: str) -> None:
+    """The kernel keeps to the limits; code that writes its frames itself could have the host hold millions of prompts,
+    or take seconds over the JSON of a context."""
+
+    def asked(count: int, *texts: bytes) -> Any:
+        fields = {"op": "call", "id": 1, "cell": 1, "kind": kind, "model": "", "count": count}
+        context = [b"null"] if kind == "rlm" else []
+        return frames.parse_worker(wire.message(fields, wire.pack_texts([p for t in texts for p in (t, *context)])))
+
+    room = wire.PROMPTS_MAX - len(wire.pack_texts([b"", b"null"] if kind == "rlm" else [b""]))
+    assert len(asked(wire.PROMPTS_COUNT_MAX, *[b""] * wire.PROMPTS_COUNT_MAX).call.prompts) == wire.PROMPTS_COUNT_MAX
+    assert len(asked(1, b"a" * room).call.prompts[0]) == room
+    for count, texts in ((wire.PROMPTS_COUNT_MAX + 1, [b""] * (wire.PROMPTS_COUNT_MAX + 1)), (1, [b"a" * (room + 1)])):
+        with pytest.raises(Violation, match="in one call"):
+            asked(count, *texts)
+    with pytest.raises(Violation):
+        asked(2, b"one")
+
+
+def test_a_proof_is_bounded_before_it_is_parsed() -> None:
+    """A worker may send one at any time."""
+    line = wire.proof_lines([("0", 5, "00")])
+    most = line * (wire.PROOF_MAX // len(line))
+    found = frames.parse_worker(wire.message(ATTACHED, most))
+    assert isinstance(found, frames.Attached)
+    assert len(found.proof) * len(line) == len(most)
+    with pytest.raises(Violation, match="a proof of"):
+        frames.parse_worker(wire.message(ATTACHED, most + line))
 
 
 def test_text_from_headers_can_be_encoded() -> None:

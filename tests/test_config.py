@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -198,7 +199,7 @@ def test_what_is_wrong_in_a_file_is_named_with_its_line(
         ({}, ["limits.cost"], {}, "--set limits.cost: write --set limits.cost=VALUE"),
         ({}, ["aliases=x"], {}, "--set aliases=x: write --set aliases.NAME=VALUE"),
         ({}, [], {"RLM_MAX_TIME": "soon"}, "RLM_MAX_TIME: "),
-        ({"sandbox.runtime": "local"}, [], {}, "--sandbox: model code only ever runs in a container"),
+        ({"sandbox.runtime": "local"}, [], {}, "--sandbox: model code runs in a container; "),
     ],
 )
 def test_what_is_wrong_elsewhere_is_named_by_its_flag_or_variable(
@@ -262,6 +263,40 @@ def test_the_names_scripts_depend_on_are_frozen() -> None:
         "run.debug": ("RLM_DEBUG", "--debug"),
     }
     assert {name: (config.KEYS[name].env, config.KEYS[name].flag) for name in frozen} == frozen
+
+
+@pytest.mark.parametrize(
+    ("mode", "group", "refused"),
+    [(0o600, 0, False), (0o644, 0, False), (0o666, 0, True), (0o602, 0, True), (0o660, 1, True), (0o660, 0, False)],
+)
+def test_a_file_that_others_can_write_is_not_believed(
+    tmp_path: Path, env: dict[str, str], mode: int, group: int, refused: bool
+) -> None:
+    """It could send the key anywhere. A group that is the user's own (by its number) is no others; a file that was
+    named is held to the same."""
+    file = user_file(env, 'api.base = "http://evil.example/v1"\n')
+    if os.geteuid() == 0:
+        os.chown(file, 0, group)
+    elif mode & 0o060:
+        pytest.skip("only root can give a file a group")
+    file.chmod(mode)
+    for named in (None, file):
+        settings, problems = config.examine(cwd=tmp_path, env=env, config_file=named)
+        assert [problem.code for problem in problems] == (["config_exposed"] if refused else [])
+        assert (settings.api.base is None) == refused
+        assert all("chmod go-w" in problem.hint for problem in problems)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_that_is_somebody_elses_is_not_believed_unless_it_is_named(tmp_path: Path, env: dict[str, str]) -> None:
+    """As ssh has it: the default file must be ours, or root's; of one that was named the person knows whose it is."""
+    file = user_file(env, 'api.base = "http://evil.example/v1"\n')
+    file.chmod(0o644)
+    os.chown(file, 12345, 12345)
+    (problem,) = config.examine(cwd=tmp_path, env=env)[1]
+    assert (problem.code, "sudo chown 0" in problem.hint) == ("config_exposed", True)
+    assert config.examine(cwd=tmp_path, env=env, config_file=file)[1] == ()
+    assert config.examine(cwd=tmp_path, env={**env, "RLM_CONFIG": str(file)})[1] == ()
 
 
 def test_keys_are_no_settings(tmp_path: Path, env: dict[str, str]) -> None:

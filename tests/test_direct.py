@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlm_cli.cli.result import exit_code_of
 from rlm_cli.direct import ask_directly, was_cut
-from rlm_cli.engine import Deps, LedgerView, Limits, Outcome, Task, answer_text
+from rlm_cli.engine import answer_text
 from rlm_cli.errors import InputError, LimitError, ProviderError, RlmError, SandboxError, SchemaError
 from rlm_cli.events import PromptSet, Usage, Warned
 from rlm_cli.models import Completion, Message, OnText, Request
-from rlm_cli.prompts import InputFacts, direct_prompt, reply_json, reply_text
+from rlm_cli.prompts import InputFacts, direct_prompt, reply_text, reply_values
 from rlm_cli.sandbox import Answer
 from rlm_cli.sandbox.decoded import Decoded, read_texts
+from rlm_cli.task import UNCHECKED, Check, Deps, Found, LedgerView, Limits, Outcome, Task, nothing_wrong
 
-from .fakes import Events, ScriptedModel, ScriptedSandbox, fence, final, no_totals, printed
+from .fakes import Events, ScriptedModel, ScriptedSandbox, each, fence, final, no_totals, printed
 
 OVERFLOW = ProviderError("the prompt is too long", code="context_overflow")
 
@@ -64,7 +66,7 @@ def play(
         root="m/root",
         sub="m/sub",
         limits=limits or Limits(),
-        check=check or (lambda _answer: ""),
+        check=each(check) if check else nothing_wrong,
         schema='{"type": "object"}' if check else "",
     )
     deps = deps or Deps(model, sandbox or ScriptedSandbox([]), events or Events(), LedgerView(no_totals))
@@ -137,17 +139,18 @@ def test_what_was_read_is_what_was_listed(tmp_path: Path) -> None:
         ('Here:\n```json\n{"n": 6}\n```\nDone.', None, {"n": 6}),
         ("```\nno\n```\n~~~json\n[2]\n~~~", None, [2]),
         ('"six"', None, "six"),
+        ('I counted: {"n": 6}. Not {"n": 5', None, {"n": 6}),
     ],
 )
 def test_replies_are_taken_for_what_they_say(reply: str, text: str | None, value: object) -> None:
-    """Hidden thinking is no answer, and JSON may come in a fence."""
+    """Hidden thinking is no answer, and JSON may come in a fence or among prose."""
     assert reply_text(reply) == (reply if text is None else text)
-    assert json.loads(reply_json(reply)) == value
+    assert json.loads(next(reply_values(reply))) == value
 
 
-@pytest.mark.parametrize("reply", ["six", "", "NaN", "[" * 100_000, "```json\n{]\n```", "<think>[1]"])
+@pytest.mark.parametrize("reply", ["six", "", "NaN", "[" * 100_000, "```json\n{]\n```", "<think>[1]", "1e999"])
 def test_what_is_no_json_is_none(reply: str) -> None:
-    assert reply_json(reply) == ""
+    assert [*reply_values(reply)] == []
 
 
 @pytest.mark.parametrize("reply", ["", "  \n", "<think>I could say it"])
@@ -155,8 +158,42 @@ def test_an_empty_reply_is_no_answer(one: tuple[File, ...], reply: str) -> None:
     assert play(one, ScriptedModel([reply])) == Outcome("no_answer", None, 1)
 
 
+@pytest.mark.parametrize(
+    ("reply", "answer", "quotes"),
+    [
+        ("On the mat.\n\nEvidence:\n> sat on the mat", "On the mat.", ["sat on the mat"]),
+        ('A.\n**Evidence:**\n\n> "one"\n\n>  “two”\n', "A.", ["one", "two"]),
+        ("<think>\nEvidence:\n> x</think>A.\nEvidence:\n>it's", "A.", ["it's"]),
+        ("The Evidence:\n> is quoted, and more follows.\nSo it is.", None, []),
+        ("Evidence:\n> nothing but", None, []),
+        ("A.\nEvidence: none", None, []),
+        ("A.\n> a quotation", None, []),
+    ],
+)
+def test_evidence_below_an_answer(one: tuple[File, ...], reply: str, answer: str | None, quotes: list[str]) -> None:
+    """Taken off where it stands as it was asked for; anything else is the answer's own."""
+    outcome = play(one, ScriptedModel([reply]))
+    assert outcome.answer is not None
+    assert (answer_text(outcome.answer), [one.quote for one in outcome.answer.evidence]) == (answer or reply, quotes)
+
+
+def test_evidence_is_asked_for_or_not_mentioned() -> None:
+    """--no-cite: not a word of it; what it costs is little."""
+    asked, plain = (direct_prompt("Q", [], cite=cite)[0] for cite in (True, False))
+    assert "Evidence" in asked
+    assert "vidence" not in plain
+    assert len(asked) - len(plain) < 250
+
+
 def is_object(answer: Answer) -> str:
     return "" if answer.kind == "json" and answer_text(answer).startswith("{") else "the value is no object"
+
+
+def test_of_several_values_the_one_that_fits_is_the_answer(one: tuple[File, ...]) -> None:
+    """The kernel reads a sub-model's reply in the same way."""
+    model = ScriptedModel(['So {"place": "mat"}, as one of ["mat", "cat"].'])
+    outcome = play(one, model, check=is_object)
+    assert (outcome.status, outcome.answer and json.loads(answer_text(outcome.answer))) == ("ok", {"place": "mat"})
 
 
 def test_a_reply_that_does_not_fit_the_schema_goes_back(one: tuple[File, ...]) -> None:
@@ -179,11 +216,11 @@ def test_repairs_are_bounded_and_the_value_is_kept(one: tuple[File, ...], most: 
     assert isinstance(outcome.error, SchemaError)
 
 
-def goes_on(model: ScriptedModel, documents: tuple[File, ...], said: str) -> Outcome:
+def goes_on(model: ScriptedModel, documents: tuple[File, ...], said: str, limits: Limits | None = None) -> Outcome:
     """The run goes on by code; the warning says why; no call and no step has the name of another."""
     events = Events()
     sandbox = ScriptedSandbox([printed("24"), final("mat")])
-    outcome = play(documents, model, sandbox, events)
+    outcome = play(documents, model, sandbox, events, limits)
     assert sandbox.cells == ["print(len(context))\n", "FINAL('mat')\n"]
     warned = [event.message for event in events.seen if isinstance(event, Warned)]
     assert len(warned) == 1
@@ -202,6 +239,18 @@ def test_an_input_that_does_not_fit_is_answered_by_code(one: tuple[File, ...]) -
     """The provider has the last word on its window: no error, and nothing is cut."""
     outcome = goes_on(ScriptedModel([OVERFLOW, *CODE]), one, "does not fit into one call")
     assert outcome == Outcome("ok", Answer("text", b"mat"), 3)
+
+
+def test_the_turns_are_for_what_goes_on_by_code(one: tuple[File, ...]) -> None:
+    """The call that could not answer takes none of them: the code has all that are allowed, and no more."""
+    outcome = goes_on(ScriptedModel([OVERFLOW, *CODE]), one, "does not fit", Limits(iterations=2))
+    assert outcome == Outcome("ok", Answer("text", b"mat"), 3)
+    model = ScriptedModel([OVERFLOW, CODE[0], "Perhaps the mat."])
+    short = play(one, model, ScriptedSandbox([printed("24")]), limits=Limits(iterations=1))
+    assert (short.status, short.limit, short.answer) == ("partial", "iterations", Answer("text", b"Perhaps the mat."))
+    assert short.error is not None
+    assert short.error.message == "the limit of 1 turn was reached"
+    assert ["[left: 1 turn" in request.messages[-1].content for request in model.requests] == [False, True, False]
 
 
 def test_a_document_that_is_no_text_is_left_to_code(tmp_path: Path) -> None:
@@ -239,6 +288,16 @@ def test_a_reply_at_the_output_limit_is_not_passed_off_as_whole(one: tuple[File,
     assert goes_on(model, one, "longer than the model may write").answer == Answer("text", b"mat")
 
 
+def test_a_reply_that_the_filter_broke_off_is_not_passed_off_as_whole(one: tuple[File, ...]) -> None:
+    """What had come is a partial answer, exit 7; where nothing had, the filter is the error."""
+    outcome = play(one, Counting([], first=Completion("It begins", Usage(40, 5), "m", "filter")))
+    assert (outcome.status, outcome.answer) == ("partial", Answer("text", b"It begins"))
+    assert outcome.error is not None
+    assert (outcome.error.code, exit_code_of(outcome)) == ("content_filter", 7)
+    with pytest.raises(ProviderError, match="content filter"):
+        play(one, Counting([], first=Completion("", Usage(40, 0), "m", "filter")))
+
+
 def test_half_an_answer_is_kept_when_no_sandbox_can_go_on(one: tuple[File, ...]) -> None:
     """Partial, with the sandbox's own error."""
 
@@ -262,7 +321,7 @@ class Breaking(ScriptedModel):
 
     async def complete(self, request: Request, on_text: OnText | None = None) -> Completion:
         assert request.cut is not None
-        assert request.cut("On the") is None
+        assert request.cut()("On the") is None
         raise self.error
 
 
@@ -305,6 +364,41 @@ def test_ctrl_c_leaves_what_had_arrived(one: tuple[File, ...]) -> None:
     assert "not finished" in deps.found.note
 
 
+def test_an_answer_whose_check_does_not_end_is_kept(one: tuple[File, ...]) -> None:
+    """The likeliest of its values: for the session when a person stops it, as a partial answer when it fails."""
+    kept = Answer("json", b"[\n  2\n]")
+
+    def deps_for(check: Check, events: Events) -> tuple[Task, Deps]:
+        task = Task("Q", one, InputFacts(1, 24), "m/root", "m/sub", check=check, schema="{}")
+        return task, Deps(ScriptedModel(["[1] or [2]"]), ScriptedSandbox([]), events, LedgerView(no_totals))
+
+    async def stops() -> Found:
+        checking = asyncio.Event()
+
+        async def check(_answers: Sequence[Answer]) -> list[str]:
+            checking.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        task, deps = deps_for(check, Events())
+        running = asyncio.ensure_future(ask_directly(task, deps))
+        await checking.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        return deps.found
+
+    async def fails(_answers: Sequence[Answer]) -> list[str]:
+        raise SchemaError("no memory left", code="schema_unchecked")
+
+    assert asyncio.run(asyncio.wait_for(stops(), 20)) == Found(kept, 1, UNCHECKED)
+    events = Events()
+    outcome = asyncio.run(asyncio.wait_for(ask_directly(*deps_for(fails, events)), 20))
+    assert (outcome.status, outcome.answer, exit_code_of(outcome)) == ("partial", kept, 9)
+    assert [event.message for event in events.seen if isinstance(event, Warned)] == [UNCHECKED]
+    assert events.types.count("step.finished") == 1
+
+
 @given(st.text(), st.integers(0, 100_000))
 def test_an_ordinary_count_is_never_taken_for_a_cut(text: str, tokens: int) -> None:
     """Eight characters a token are more than any text has; short prompts and estimates are never doubted."""
@@ -312,3 +406,11 @@ def test_an_ordinary_count_is_never_taken_for_a_cut(text: str, tokens: int) -> N
     cut = was_cut(request, Completion("", Usage(tokens, 1), "m"))
     assert cut == (tokens > 0 and request.chars > 8_000 and request.chars > tokens * 8)
     assert not was_cut(request, Completion("", Usage(tokens, 1, estimated=True), "m"))
+
+
+def test_words_are_a_string_where_the_schema_takes_one(one: tuple[File, ...]) -> None:
+    """A reply without JSON in it is not asked for again when its words satisfy."""
+    model = ScriptedModel(["yes"])
+    outcome = play(one, model, check=lambda answer: "" if answer.data == b'"yes"' else "wrong")
+    assert outcome.answer == Answer("json", b'"yes"')
+    assert (outcome.status, len(model.requests)) == ("ok", 1)

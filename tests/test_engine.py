@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import pytest
 
-from rlm_cli.engine import Deps, LedgerView, Limits, Outcome, Task, run
-from rlm_cli.errors import AuthError, LimitError, ProviderError, RlmError, SandboxError
-from rlm_cli.events import CodeWritten, Compacted, StepFinished
-from rlm_cli.models import Completion, OnText, Request
-from rlm_cli.prompts import InputFacts
+from rlm_cli.cli.answer_schema import load
+from rlm_cli.cli.result import exit_code_of
+from rlm_cli.engine import FAILED, SUBMITTED, run
+from rlm_cli.errors import AuthError, LimitError, ProviderError, RlmError, SandboxError, SchemaError
+from rlm_cli.events import CodeWritten, Compacted, StepFinished, Usage, Warned
+from rlm_cli.models import Completion, Finish, OnText, Request
+from rlm_cli.prompts import InputFacts, payload_chars
 from rlm_cli.sandbox import Answer, Captured, StepResult, SubReply
+from rlm_cli.task import (
+    LAST_OUTPUT,
+    UNCHECKED,
+    Check,
+    Deps,
+    Found,
+    LedgerView,
+    Limits,
+    Outcome,
+    Task,
+    nothing_wrong,
+)
 
-from .fakes import Cell, Events, ScriptedModel, ScriptedSandbox, fence, final, no_totals, printed
+from .fakes import Cell, Events, ScriptedModel, ScriptedSandbox, each, fence, final, no_totals, printed
+from .models.virtual import now, run_virtually
 
 
 def play(
@@ -24,8 +40,9 @@ def play(
     sandbox: ScriptedSandbox,
     events: Events | None = None,
     limits: Limits | None = None,
-    check: Callable[[Answer], str] = lambda answer: "",
+    check: Check = nothing_wrong,
     root_window: int | None = None,
+    schema: str = "",
 ) -> Outcome:
     task = Task(
         question="How many?",
@@ -36,7 +53,8 @@ def play(
         aliases={"cheap": "m/cheap"},
         limits=limits or Limits(),
         check=check,
-        root_window=root_window,
+        schema=schema,
+        windows={"m/root": root_window},
     )
     deps = Deps(model, sandbox, events or Events(), LedgerView(no_totals))
     return asyncio.run(asyncio.wait_for(run(task, deps), 20))
@@ -86,6 +104,14 @@ def test_only_the_first_block_is_run_or_believed() -> None:
     assert "7" not in model.requests[1].messages[-2].content
 
 
+def test_the_root_is_told_what_is_left() -> None:
+    """At the end of every message: one turn less each time."""
+    model = ScriptedModel([fence("1"), fence("2"), fence("FINAL(1)")])
+    play(model, ScriptedSandbox([printed("a"), printed("b"), final("x")]), limits=Limits(iterations=5))
+    lefts = [request.messages[-1].content.rpartition("[left: ")[2].partition(" turns")[0] for request in model.requests]
+    assert lefts == ["5", "4", "3"]
+
+
 def test_an_error_is_an_observation_and_the_run_goes_on() -> None:
     """A traceback is data: the root reads it and continues."""
     model = ScriptedModel([fence("1/0"), fence("FINAL('ok')")])
@@ -100,6 +126,43 @@ def test_a_reply_without_code_is_nudged_and_then_given_up() -> None:
     outcome = play(model, ScriptedSandbox([]))
     assert (outcome.status, text_of(outcome), outcome.iterations) == ("no_answer", "Really, 42.", 3)
     assert "no code block" in model.requests[1].messages[-1].content
+
+
+def test_thinking_is_no_part_of_the_last_words() -> None:
+    """Neither of a root that gave up nor of one that a limit ended, unless there is nothing else."""
+    for said, kept in (
+        ("hm</think>It is 42.", "It is 42."),
+        ("<think>hm</think>\n42", "42"),
+        ("<think>42?", "<think>42?"),
+    ):
+        assert text_of(play(ScriptedModel(["I think.", "I do.", said]), ScriptedSandbox([]))) == kept
+        model = ScriptedModel([fence("print(1)"), said])
+        limited = play(model, ScriptedSandbox([StepResult("ok")]), limits=Limits(iterations=1))
+        assert (limited.status, text_of(limited)) == ("partial", kept)
+
+
+def test_a_draft_is_not_run_once_the_root_was_seen_to_think_unopened() -> None:
+    """The first reply shows it, though its thinking ends late; after that no draft is run, however long it thinks. Of a
+    root that was not seen to do so, the first block counts, whatever it says later."""
+    draft = fence("FINAL('guess')") + "\nbut no. "
+    first = draft + "</think>" + fence("print(1)")
+    later = draft * 2_000 + "</think>" + fence("print(2)") + "\nOutput: 2"
+    sandbox = ScriptedSandbox([StepResult("ok"), StepResult("ok"), final("done")])
+    play(ScriptedModel([first, later, fence("FINAL('done')")]), sandbox)
+    assert sandbox.cells == ["print(1)\n", "print(2)\n", "FINAL('done')\n"]
+    sandbox = ScriptedSandbox([StepResult("ok"), final("guess")])
+    play(ScriptedModel([fence("print(1)"), later]), sandbox)
+    assert sandbox.cells == ["print(1)\n", "FINAL('guess')\n"]
+
+
+def test_each_attempt_at_a_reply_is_cut_by_itself() -> None:
+    """A block of an attempt that broke off says nothing about the next one."""
+    model = ScriptedModel([fence("FINAL('ok')")])
+    play(model, ScriptedSandbox([final("ok")]))
+    assert model.requests[0].cut is not None
+    first, second = model.requests[0].cut(), model.requests[0].cut()
+    assert first(fence("x")) is None
+    assert second("I look at it from the other side, which takes some words. " * 200) is None
 
 
 def test_empty_replies_end_without_an_answer() -> None:
@@ -146,6 +209,22 @@ def test_iteration_limit_asks_once_more_and_is_partial() -> None:
     assert events.types.count("limit.reached") == 1
 
 
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ("<think>what have I?</think>\n```repl\nfor part in parts: print(part)\n```", "a"),
+        ("About 40.\n```repl\nprint(len(parts))\n```", "About 40."),
+        ("<think>hm</think>They are:\n```\n{'n': 40}\n```", "They are:\n```\n{'n': 40}\n```"),
+        ("| month | n |\n|---|---|\n| May | 40 |", "| month | n |\n|---|---|\n| May | 40 |"),
+        ("```\nMay: 40 of 41\n```", "```\nMay: 40 of 41\n```"),
+    ],
+)
+def test_the_last_turn_answers_in_words(reply: str, answer: str) -> None:
+    """Neither thinking nor a program that nobody runs any more is an answer; without words it is what was printed."""
+    outcome = play(ScriptedModel([fence("1"), reply]), ScriptedSandbox([printed("a")]), limits=Limits(iterations=1))
+    assert (outcome.status, text_of(outcome)) == ("partial", answer)
+
+
 def test_last_turn_may_still_submit_a_variable() -> None:
     """A root of habit that calls FINAL(var) in its last turn is understood."""
     model = ScriptedModel([fence("x = 1"), fence("FINAL(x)")])
@@ -168,6 +247,19 @@ def test_a_last_turn_that_fails_leaves_what_was_printed_and_still_the_limit() ->
     outcome = play(model, ScriptedSandbox([printed("a")]), events, Limits(iterations=1))
     assert (outcome.status, outcome.limit, text_of(outcome)) == ("partial", "iterations", "a")
     assert "warning" in events.types
+
+
+def test_a_sandbox_that_dies_in_the_last_turn_leaves_what_was_printed_and_still_the_limit() -> None:
+    """So does one that was being replaced when the time was up."""
+
+    async def dies(_: ScriptedSandbox) -> StepResult:
+        raise SandboxError("the sandbox is not open")
+
+    events = Events()
+    model = ScriptedModel([fence("1"), fence("FINAL(x)")])
+    outcome = play(model, ScriptedSandbox([printed("a"), dies]), events, Limits(iterations=1))
+    assert (outcome.status, outcome.limit, text_of(outcome)) == ("partial", "iterations", "a")
+    assert any("the sandbox is not open" in event.message for event in events.seen if isinstance(event, Warned))
 
 
 def test_time_limit_stops_a_hanging_cell() -> None:
@@ -223,12 +315,23 @@ def test_a_cell_leaves_the_run_the_time_it_had() -> None:
 
 
 def test_cancelling_a_run_cancels_its_cell() -> None:
-    """A person's Ctrl-C is no limit: no last turn, and the cell is over before the run is."""
-    model, sandbox = ScriptedModel([fence("hang")]), ScriptedSandbox([endless])
+    """A person's Ctrl-C is no limit: no last turn, and the cell is over before the run is. What it did until then is
+    left to whoever ends the run."""
+    assert stopped(StepResult("interrupted")) == Found(None, 1)
+    assert stopped(printed("17 so far")) == Found(Answer("text", b"17 so far"), 1)
+    both = replace(printed("17 so far"), answer=Answer("text", b"42"))
+    assert stopped(both) == Found(Answer("text", b"42"), 1, SUBMITTED)
+
+
+def stopped(unfinished: StepResult) -> Found:
+    """What is found in a run that is cancelled in its first cell, which has done that much."""
+    model, sandbox = ScriptedModel([fence("hang")]), ScriptedSandbox([endless], unfinished=unfinished)
+    found = Found()
 
     async def main() -> None:
         task = Task("How many?", (), InputFacts(files=1, bytes=10), root="m/root", sub="m/sub")
-        running = asyncio.ensure_future(run(task, Deps(model, sandbox, Events(), LedgerView(no_totals))))
+        deps = Deps(model, sandbox, Events(), LedgerView(no_totals), found=found)
+        running = asyncio.ensure_future(run(task, deps))
         while sandbox.running is None:
             await asyncio.sleep(0)
         running.cancel()
@@ -236,7 +339,8 @@ def test_cancelling_a_run_cancels_its_cell() -> None:
             await running
 
     asyncio.run(asyncio.wait_for(main(), 20))
-    assert (sandbox.running is not None and sandbox.running.cancelled(), sandbox.interrupts) == (True, 0)
+    assert (sandbox.running is not None and sandbox.running.cancelled(), len(model.requests)) == (True, 1)
+    return found
 
 
 def test_the_last_turn_makes_no_sub_calls() -> None:
@@ -265,6 +369,33 @@ def test_sub_calls_keep_order_and_one_failure_loses_nothing() -> None:
 
     play(ScriptedModel([fence("x")], sub), ScriptedSandbox([batch]))
     assert got == [SubReply(True, "A"), SubReply(False, "refused"), SubReply(True, "C")]
+
+
+@pytest.mark.parametrize(("finish", "told"), [("length", True), ("filter", True), ("stop", False)])
+def test_sub_replies_that_were_cut_off_are_told(finish: Finish, told: bool) -> None:
+    """Their text does not say so. The root hears it with its output, a person when there is no further turn."""
+
+    class Cutting(ScriptedModel):
+        async def complete(self, request: Request, on_text: OnText | None = None) -> Completion:
+            done = await super().complete(request, on_text)
+            return replace(done, finish=finish) if request.role == "sub" else done
+
+    async def cell(sandbox: ScriptedSandbox) -> StepResult:
+        return printed(str([reply.ok for reply in await sandbox.ask("a", "b")]))
+
+    async def last(sandbox: ScriptedSandbox) -> StepResult:
+        await sandbox.ask("c")
+        return final("made of it")
+
+    events, model = Events(), Cutting([fence("1"), fence("2"), fence("3")])
+    assert play(model, ScriptedSandbox([cell, printed("quiet"), last]), events).status == "ok"
+    first, second = (
+        request.messages[-1].content for request in model.requests if request.role == "root" and request.step > 1
+    )
+    assert ["cut off" in text for text in (first, second)] == [told, False]
+    assert ("2 replies of sub-models were cut off" in first) is told
+    warned = [event.message for event in events.seen if isinstance(event, Warned)]
+    assert ["1 reply of a sub-model was cut off" in message for message in warned] == [True] * told
 
 
 def test_sub_calls_may_only_name_roles_and_aliases() -> None:
@@ -320,6 +451,31 @@ def test_a_cell_that_ignores_every_refusal_is_stopped() -> None:
     assert (outcome.status, outcome.limit, text_of(outcome), sandbox.interrupts) == ("partial", "subcalls", "done", 1)
 
 
+def test_a_batch_that_meets_the_cap_keeps_the_replies_that_are_paid_for() -> None:
+    """However many of its items are refused: those that got through are waited for, and so is a second batch's end."""
+    got: list[int] = []
+    places = itertools.count()
+
+    class Slow(ScriptedModel):
+        async def complete(self, request: Request, on_text: OnText | None = None) -> Completion:
+            if request.role == "sub":
+                if next(places) >= 500:
+                    raise LimitError("subcalls", "no more")
+                await asyncio.sleep(0)
+            return await super().complete(request, on_text)
+
+    async def cell(sandbox: ScriptedSandbox) -> StepResult:
+        for _ in range(2):
+            got.append(sum(reply.ok for reply in await sandbox.ask(*map(str, range(2_000)))))
+            await asyncio.sleep(0)
+        return final("half")
+
+    sandbox = ScriptedSandbox([cell])
+    outcome = play(Slow([fence("x")]), sandbox)
+    assert (outcome.status, outcome.limit, text_of(outcome)) == ("partial", "subcalls", "half")
+    assert (got, sandbox.interrupts) == ([500, 0], 0)
+
+
 def test_a_rejected_key_stops_the_cell_at_once() -> None:
     """The other calls of a batch, most of them not sent yet, must not all be rejected one by one; nor may code that
     swallows the error keep the run busy until its time is up."""
@@ -333,6 +489,28 @@ def test_a_rejected_key_stops_the_cell_at_once() -> None:
     with pytest.raises(AuthError, match="key rejected"):
         play(model, sandbox)
     assert (sandbox.interrupts, sum(request.role == "sub" for request in model.requests)) == (1, 1)
+
+
+@pytest.mark.parametrize("answer", [None, Answer("text", b"5 of 7")])
+@pytest.mark.parametrize("before", ["", "3 files\n"])
+def test_what_a_cell_printed_before_its_key_was_rejected_is_kept(before: str, answer: Answer | None) -> None:
+    """As that of earlier cells is, below which it stands; the step has an end, and the exit code is the error's."""
+
+    async def cell(sandbox: ScriptedSandbox) -> StepResult:
+        await sandbox.ask("a")
+        raise AssertionError
+
+    refused = AuthError("key rejected")
+    model = ScriptedModel([fence("look()"), fence("ask()")], lambda prompt: refused)
+    seen = StepResult("interrupted", stdout=Captured("17 so far\n", "", 10), answer=answer)
+    events = Events()
+    outcome = play(model, ScriptedSandbox([printed(before), cell], unfinished=seen), events)
+    kept = answer or Answer("text", f"{before}17 so far\n".encode())
+    assert outcome == Outcome("partial", kept, 2, None, refused)
+    assert exit_code_of(outcome) == refused.exit_code
+    assert [(e.step, e.status) for e in events.seen if isinstance(e, StepFinished)] == [(1, "ok"), (2, "interrupted")]
+    warned = [event.message for event in events.seen if isinstance(event, Warned)]
+    assert warned == [FAILED if answer else LAST_OUTPUT]
 
 
 @pytest.mark.parametrize(
@@ -349,11 +527,76 @@ def test_what_no_retry_can_mend_in_a_sub_call_ends_the_run(error: RlmError) -> N
 
     async def cell(sandbox: ScriptedSandbox) -> StepResult:
         await sandbox.ask("a", "b")
-        return printed("failed")
+        return printed("")
 
     model = ScriptedModel([fence("x")], lambda prompt: error)
     with pytest.raises(type(error), match="no use"):
         play(model, ScriptedSandbox([cell]))
+
+
+def test_a_name_that_cannot_be_asked_is_told_why() -> None:
+    """One that the user gave is not unknown; either way the code hears which names it can use."""
+    got: list[str] = []
+
+    async def cell(sandbox: ScriptedSandbox) -> StepResult:
+        for name in ("new", "none"):
+            got.extend(reply.text for reply in await sandbox.ask("a", model=name) if not reply.ok)
+        return final("done")
+
+    task = Task("Q", (), InputFacts(1, 1), "m/root", "m/sub", aliases={"cheap": "m/cheap"}, refused={"new": "no price"})
+    model = ScriptedModel([fence("x")])
+    asyncio.run(asyncio.wait_for(run(task, Deps(model, ScriptedSandbox([cell]), Events(), LedgerView(no_totals))), 20))
+    names = "only these names can be used: cheap, root, sub"
+    assert got == [f"model 'new' cannot be asked: no price; {names}", f"unknown model 'none': {names}"]
+    assert len(model.requests) == 1
+
+
+def test_a_prompt_is_measured_against_the_window_of_the_model_that_is_asked() -> None:
+    """Not the sub-model's, when the code asks another; of an unknown window only the provider can say."""
+    got: dict[str, SubReply] = {}
+
+    async def cell(sandbox: ScriptedSandbox) -> StepResult:
+        for name in ("", "sub", "root", "cheap", "new"):
+            got[name] = (await sandbox.ask("x" * 60_001, model=name))[0]
+        return final("done")
+
+    task = Task(
+        "Q",
+        (),
+        InputFacts(files=1, bytes=10),
+        root="m/root",
+        sub="m/sub",
+        aliases={"cheap": "m/cheap", "new": "m/new"},
+        windows={"m/root": 100_000, "m/sub": 10_000, "m/cheap": 4_000, "m/new": None},
+    )
+    deps = Deps(ScriptedModel([fence("x")]), ScriptedSandbox([cell]), Events(), LedgerView(no_totals))
+    assert asyncio.run(asyncio.wait_for(run(task, deps), 20)).status == "ok"
+    assert {name: reply.ok for name, reply in got.items()} == {
+        "": False,
+        "sub": False,
+        "root": True,
+        "cheap": False,
+        "new": True,
+    }
+    takes = [f"this model takes about {payload_chars(window):,}: split it" for window in (10_000, 4_000)]
+    assert [takes[0] in got["sub"].text, takes[1] in got["cheap"].text] == [True, True]
+
+
+@pytest.mark.parametrize("name", ["cheap", "sub"])
+def test_an_alias_that_cannot_be_asked_costs_only_its_own_calls(name: str) -> None:
+    """The provider of an alias may be another one, without a key; root and sub-model are what a run needs."""
+
+    async def cell(sandbox: ScriptedSandbox) -> StepResult:
+        (reply,) = await sandbox.ask("a", model=name)
+        return final(f"{reply.ok}, {reply.text}")
+
+    model = ScriptedModel([fence("x")], lambda prompt: AuthError("no key"))
+    if name == "sub":
+        with pytest.raises(AuthError):
+            play(model, ScriptedSandbox([cell]))
+    else:
+        outcome = play(model, ScriptedSandbox([cell]))
+        assert (outcome.status, text_of(outcome)) == ("ok", "False, no key")
 
 
 def test_observations_in_the_log_are_what_the_root_read() -> None:
@@ -379,16 +622,118 @@ def test_a_restart_is_told() -> None:
 def test_an_answer_that_fails_its_check_is_repaired() -> None:
     """What the schema forbids goes back as an observation; the repaired answer stands."""
     model = ScriptedModel([fence("FINAL('a')"), fence("FINAL('b')")])
-    outcome = play(model, ScriptedSandbox([final("a"), final("b")]), check=lambda a: "not b" if a.data != b"b" else "")
+    check = each(lambda answer: "not b" if answer.data != b"b" else "")
+    outcome = play(model, ScriptedSandbox([final("a"), final("b")]), check=check)
     assert (outcome.status, text_of(outcome)) == ("ok", "b")
     assert "not b" in model.requests[1].messages[-1].content
+
+
+@pytest.mark.parametrize(
+    ("schema", "submitted", "kind", "data"),
+    [
+        ('{"type": "object"}', b'{"a": 1}', "json", b'{"a": 1}'),
+        ('{"enum": ["yes", "no"]}', b"yes", "json", b'"yes"'),
+        ('{"type": "integer"}', b"42", "json", b"42"),
+        ('{"type": "string"}', b"42", "json", b'"42"'),
+        ('{"type": "string"}', "caf\u00e9".encode(), "json", '"caf\u00e9"'.encode()),
+        ('{"type": "object"}', b"It is 4.", "text", b"It is 4."),
+        ("", b"42", "text", b"42"),
+    ],
+)
+def test_a_text_is_the_value_that_the_schema_asks_for(schema: str, submitted: bytes, kind: str, data: bytes) -> None:
+    """The JSON that it is, else a string: `FINAL('yes')` where one of "yes" and "no" is asked for. Without a schema,
+    and where neither satisfies, it is a text."""
+    check = load(schema).check if schema else nothing_wrong
+    model = ScriptedModel([fence("FINAL(it)")] * 4)
+    outcome = play(model, ScriptedSandbox([final(submitted.decode())] * 4), check=check, schema=schema)
+    assert outcome.answer is not None
+    assert (outcome.answer.kind, outcome.answer.whole()) == (kind, data)
+    assert outcome.status == ("error" if schema and kind == "text" else "ok")
 
 
 def test_repairs_are_bounded_and_the_value_is_kept() -> None:
     """After three repairs the run ends in a schema error that still carries the value."""
     model = ScriptedModel([fence("FINAL('a')")] * 4)
-    outcome = play(model, ScriptedSandbox([final("a")] * 4), check=lambda a: "wrong")
+    outcome = play(model, ScriptedSandbox([final("a")] * 4), check=each(lambda a: "wrong"))
     assert (outcome.status, outcome.error and outcome.error.code, text_of(outcome)) == ("error", "schema", "a")
+
+
+def test_a_value_that_did_not_fit_is_kept_when_the_root_only_talks_from_then_on() -> None:
+    """A schema error with the value, not words in its place."""
+    model = ScriptedModel([fence("FINAL('a')"), *["I am sure."] * 3])
+    outcome = play(model, ScriptedSandbox([final("a")]), check=each(lambda a: "wrong"))
+    assert (outcome.status, outcome.error and outcome.error.code, text_of(outcome)) == ("error", "schema", "a")
+    assert str(outcome.error) == "after 1 repair wrong"
+
+
+async def endless_check(_answers: Sequence[Answer]) -> list[str]:
+    """A pattern that never ends."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+@pytest.mark.parametrize("cell_s", [0, None])
+def test_a_check_that_takes_too_long_leaves_a_partial_answer(cell_s: float | None) -> None:
+    """The answer stands unchecked when the time is up meanwhile, or was already: a few more seconds are given."""
+    cell: StepResult | Cell = final("[1]") if cell_s == 0 else endless
+    sandbox = ScriptedSandbox([cell], unfinished=replace(final("[1]"), status="interrupted"))
+    events, model = Events(), ScriptedModel([fence("FINAL([1])")])
+    task = Task("Q", (), InputFacts(files=1, bytes=10), root="m/root", sub="m/sub", check=endless_check)
+    outcome, _ = run_virtually(run(task, Deps(model, sandbox, events, LedgerView(no_totals), now)))
+    assert (outcome.status, outcome.limit, text_of(outcome)) == ("partial", "time", "[1]")
+    assert [event.message for event in events.seen if isinstance(event, Warned)] == [UNCHECKED]
+    assert (len(model.requests), events.types.count("step.finished")) == (1, 1)
+
+
+def test_an_answer_whose_check_is_stopped_is_what_was_found() -> None:
+    """By a person, while it runs."""
+    found, checking = Found(), asyncio.Event()
+
+    async def check(answers: Sequence[Answer]) -> list[str]:
+        checking.set()
+        return await endless_check(answers)
+
+    async def main() -> None:
+        task = Task("Q", (), InputFacts(files=1, bytes=10), root="m/root", sub="m/sub", check=check)
+        model, sandbox = ScriptedModel([fence("FINAL([1])")]), ScriptedSandbox([final("[1]")])
+        running = asyncio.ensure_future(run(task, Deps(model, sandbox, Events(), LedgerView(no_totals), found=found)))
+        await checking.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+    assert found == Found(Answer("text", b"[1]"), 1, UNCHECKED)
+
+
+def test_an_answer_that_cannot_be_checked_is_partial() -> None:
+    """With the reason, and the exit code of an answer that does not satisfy."""
+    lost = SchemaError("no memory left", code="schema_unchecked")
+
+    async def check(_answers: Sequence[Answer]) -> list[str]:
+        raise lost
+
+    outcome = play(ScriptedModel([fence("FINAL('a')")]), ScriptedSandbox([final("a")]), check=check)
+    assert outcome == Outcome("partial", Answer("text", b"a"), 1, None, lost)
+    assert exit_code_of(outcome) == 9
+
+
+@pytest.mark.parametrize("capped", [True, False])
+@pytest.mark.parametrize("answer", ["", "a"])
+def test_a_cap_that_is_reached_with_the_last_repair_is_why_the_run_ends(answer: str, capped: bool) -> None:
+    """Its code is the limit's, whether the fourth answer was empty or wrong, and the root gets its last turn."""
+
+    async def cell(sandbox: ScriptedSandbox) -> StepResult:
+        await sandbox.ask("a")
+        return final(answer)
+
+    reached = LimitError("cost", "no money")
+    model = ScriptedModel([*[fence("FINAL(x)")] * 4, "About 40."], lambda prompt: reached if capped else "b")
+    outcome = play(model, ScriptedSandbox([final(answer)] * 3 + [cell]), check=each(lambda a: "wrong"))
+    if capped:
+        assert outcome == Outcome("partial", Answer("text", b"About 40."), 4, "cost", reached)
+    else:
+        assert (outcome.limit, exit_code_of(outcome)) == (None, 9 if answer else 3)
 
 
 # -- the conversation is shortened ---------------------------------------------------------------------------------
@@ -431,6 +776,23 @@ def test_between_two_shortenings_prompts_only_grow() -> None:
     assert broken == events.types.count("history.compacted")
 
 
+@pytest.mark.parametrize(("attempts", "shortened"), [(2, 0), (1, 1)])
+def test_a_prompt_that_was_sent_twice_is_not_twice_as_long(attempts: int, shortened: int) -> None:
+    """The usage of a call has its broken attempts in it; what one attempt counted is believed."""
+
+    class Counting(ScriptedModel):
+        async def complete(self, request: Request, on_text: OnText | None = None) -> Completion:
+            done = await super().complete(request, on_text)
+            tokens = sum(len(message.content) for message in request.messages) // 3
+            usage = Usage(2 * tokens, 1, estimated=attempts > 1)
+            return replace(done, usage=usage, attempts=attempts)
+
+    model, sandbox = talk(3, 5000)
+    events = Events()
+    play(Counting(model.roots), sandbox, events, root_window=12_000)
+    assert min(events.types.count("history.compacted"), 1) == shortened
+
+
 def test_an_overflow_that_the_provider_reports_is_survived() -> None:
     """The window is unknown, or smaller than believed: shorten more and more, and ask the same again."""
     model, sandbox = talk(6, 100)
@@ -453,7 +815,16 @@ def test_an_opening_that_is_too_long_ends_the_run() -> None:
 # -- always an answer ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lost", [ProviderError("down", code="provider_down"), SandboxError("gone")])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ProviderError("down", code="provider_down"),
+        AuthError("the key has expired"),
+        SandboxError("gone"),
+        RlmError("the answer could not be kept", code="answer_unkept"),
+    ],
+    ids=lambda lost: lost.code,
+)
 def test_what_was_found_survives_a_lost_model_or_sandbox(lost: RlmError) -> None:
     """The last output that said something, marked partial, with the error; and it is said that nobody submitted it."""
     events = Events()
@@ -463,7 +834,7 @@ def test_what_was_found_survives_a_lost_model_or_sandbox(lost: RlmError) -> None
 
     roots: list[str | RlmError] = [fence("look()"), fence("quiet()")]
     cells: list[StepResult | Cell] = [printed("3 refunds so far\n"), printed("")]
-    if isinstance(lost, ProviderError):
+    if isinstance(lost, ProviderError | AuthError):
         roots.append(lost)
     else:
         roots.append(fence("dies()"))

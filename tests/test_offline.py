@@ -225,6 +225,7 @@ it before. The ferry came twice a week.
         ("What is the carrier of the vase?", "order,carrier,item\n1,Swift,lamp\n2,North,vase\n", "North"),
         ("Which file mentions the heron?", {"a.txt": "a stork", "b/c.txt": "one grey heron\n"}, "b/c.txt"),
         ("Which files mention herons?", {"a.txt": "herons", "b.txt": "grey herons\n", "c.txt": "x"}, "a.txt, b.txt"),
+        ("How many ERROR lines are there?", "ERROR a\nok\nan error\nwarn\n", "2"),
         ("How many tickets mention 'refund'?", {"a": "refund\nrefund", "b": "no", "c": "a refund"}, "2"),
     ],
     ids=lambda value: value if isinstance(value, str) and value.endswith("?") else "",
@@ -322,7 +323,7 @@ def test_streams_the_text_it_returns_and_stops_where_it_is_cut() -> None:
     request = Request("c", "root", "offline", first_messages("Which walrus?"))
     pieces = list[str]()
     whole = asyncio.run(OfflineModel().complete(request, pieces.append))
-    cut = Request("c", "root", "offline", request.messages, cut=lambda text: 60 if len(text) > 60 else None)
+    cut = Request("c", "root", "offline", request.messages, cut=lambda: lambda text: 60 if len(text) > 60 else None)
     short = asyncio.run(OfflineModel().complete(cut))
     assert len(pieces) > 3 and "".join(pieces) == whole.text
     assert (short.text, short.finish) == (whole.text[:60], "cut")
@@ -393,6 +394,8 @@ def test_prompt_parts_keep_the_passage_whole() -> None:
     [
         ("Which request id first failed with 'Pool Exhausted'?", ("value", "first", ("pool exhausted",))),
         ("How many lines report ERROR?", ("count", "best", ("error",))),
+        ("How many WARN?", ("count", "best", ("warn",))),
+        ("How many warnings?", ("count", "best", ())),
         ("Which contracts mention a penalty?", ("document", "best", ("contract", "penalt"))),
         ("Why did the build of setup.py fail?", ("passage", "best", ("setup.py", "build", "fail"))),
     ],

@@ -19,6 +19,7 @@ from rlm_cli.prompts import (
     parse_reply,
     payload_chars,
 )
+from rlm_cli.prompts.fences import PATIENCE
 from rlm_cli.prompts.texts import fenced, system_text
 from rlm_cli.sandbox import Captured, ContextFacts, StepResult
 from rlm_cli.sandbox.kernel.helpers import FUNCTIONS, Helpers
@@ -46,15 +47,26 @@ PROMPT_WITH_FENCES = 'p = """\n```json\n{}\n```\n"""\nprint(p)\n'
         ("```repl\n# don't\nx = 1\n```\nmore", "# don't\nx = 1\n"),
         ('```repl\nx = "it\'s"\n```\nmore', 'x = "it\'s"\n'),
         ("<think>\n```repl\nwrong\n```\n</think>\n```repl\nright\n```", "right\n"),
+        ("<think>a</think>\n<think>\n```repl\nno\n```\n</think>```repl\nright\n```", "right\n"),
+        ("Sure!\n<think>\n```repl\nno\n```\n</think>\n```repl\nright\n```", "right\n"),
+        ("<think>It splits at `</think>`.\n```repl\nno\n```\n</think>\n```repl\nright\n```", "right\n"),
+        ("```repl\nx = r.split('</think>')[-1]\n```", "x = r.split('</think>')[-1]\n"),
+        ("```repl\nx = re.sub(r'.*</think>', '', r)  # no </think> left\n```", None),
+        ('```repl\np = """\n</think>\n```json\n{}\n```\n"""\n```', 'p = """\n</think>\n```json\n{}\n```\n"""\n'),
+        ("It ends with `</think>`.\n```repl\nx = 1\n```\nThis drops the `</think>`.", "x = 1\n"),
+        ("I strip <think> and </think>.\n```repl\nx = 1\n```\nNo </think>.", "x = 1\n"),
+        ("```text\nHm </think> 4\n```\n```repl\nx = 1\n```", "x = 1\n"),
+        ("As `grep`</think>```repl\nx = 1\n```", "x = 1\n"),
+        ("First ```repl\n```repl\nno = 'yes\n</think>\n```repl\nx = 1\n```", "x = 1\n"),
         ('```repl\nx = """never closed\n```', 'x = """never closed\n'),
         ("no code at all", ""),
         ("```json\n{}\n```", ""),
         ("", ""),
     ],
 )
-def test_the_code_of_a_reply(reply: str, code: str) -> None:
+def test_the_code_of_a_reply(reply: str, code: str | None) -> None:
     """The first block of Python, whatever its fence looks like, and nothing else."""
-    assert parse_reply(reply).code == code
+    assert parse_reply(reply).code == (code if code is not None else reply[8:-3])
 
 
 @pytest.mark.parametrize("reply", ["```repl\n```\nthen", "```repl\n \n```", "```repl\n```"])
@@ -90,7 +102,7 @@ def test_final_in_prose(reply: str, answer: str | None) -> None:
 def test_the_stream_is_cut_only_when_the_model_goes_on() -> None:
     """A reply that stops by itself keeps the provider's usage record."""
     block = "go\n```repl\nx = 1\n```"
-    cut = BlockCutter()
+    cut = BlockCutter(thinks=False)
     assert [cut(text) for text in ("go\n```repl\nx = 1\n", block, block + "\n")] == [None, None, None]
     assert cut(block + "\nOutput:") == len(block)
 
@@ -98,7 +110,7 @@ def test_the_stream_is_cut_only_when_the_model_goes_on() -> None:
 def test_a_long_program_is_not_read_again_for_every_piece() -> None:
     """The number of characters looked at grows with the reply, not with its square: 200 KB in pieces of four."""
     reply = "go\n```repl\n" + "x = 'some text of a program'\n" * 7_000
-    cut = BlockCutter()
+    cut = BlockCutter(thinks=False)
     assert {cut(reply[:end]) for end in range(0, len(reply), 4)} == {None}
     done = reply + "```\nOutput: 7"
     assert cut(done) == len(reply) + 3
@@ -129,16 +141,84 @@ def test_any_program_survives_its_fence(lines: list[str], before: str) -> None:
     assert parse_reply(f"{before}\n```repl\n{code}```\nand more").code == code
 
 
-@given(st.text(), st.integers(0, 200))
-def test_streaming_and_whole_agree(text: str, cut: int) -> None:
+def fenced_code(code: str) -> str:
+    return f"```repl\n{code}\n```"
+
+
+DRAFT = "I could try\n```repl\nFINAL('guess')\n```\n"
+
+
+def cut_at(reply: str, thinks: bool | None) -> int | None:
+    """Where a stream is cut that brings one character at a time, or, of a long reply, a hundred."""
+    cutter, ends = BlockCutter(thinks), [*range(0, len(reply), 1 + len(reply) // 1_000), len(reply)]
+    return next((at for end in ends if (at := cutter(reply[:end])) is not None), None)
+
+
+@pytest.mark.parametrize(
+    ("after", "thinks", "code"),
+    [
+        # Its first reply: thinking that goes on for a while is waited for, and no longer.
+        ("but no.\n</think>\n" + fenced_code("x = 1"), None, "x = 1\n"),
+        ("but no. " * (PATIENCE // 8 - 1) + "</think>" + fenced_code("x = 1"), None, "x = 1\n"),
+        ("but no. " * (PATIENCE // 8 + 1) + "</think>" + fenced_code("x = 1"), None, "FINAL('guess')\n"),
+        ("Output: 7\n" * PATIENCE, None, "FINAL('guess')\n"),
+        # A model that was seen to think like that may take as long as it wants, and one that was not is cut at once.
+        ("but no. " * PATIENCE + "</think>" + fenced_code("x = 1"), True, "x = 1\n"),
+        ("Output: 7\n", True, "FINAL('guess')\n"),
+        ("This drops </think>.\n" + fenced_code("x = 1"), False, "FINAL('guess')\n"),
+        # What it opens itself after the block is not about the block.
+        ("<think>hm</think>\n" + fenced_code("x = 1"), None, "FINAL('guess')\n"),
+        (fenced_code("x = r.split('</think>')[-1]"), None, "FINAL('guess')\n"),
+    ],
+)
+def test_a_draft_is_not_run_and_code_is_not_lost(after: str, thinks: bool | None, code: str) -> None:
+    """A block in thinking that the prompt opened is told from one that the model goes on after; the stream is cut after
+    the one that is found in the whole reply, or not at all."""
+    reply = DRAFT + after + "\nOutput: 1\n"
+    assert parse_reply(reply, thinks=thinks).code == code
+    assert parse_reply(reply[: cut_at(reply, thinks)], thinks=thinks).code == code
+
+
+@pytest.mark.parametrize(
+    ("reply", "thinks", "seen"),
+    [
+        (DRAFT + "</think>", None, True),
+        (DRAFT, None, False),
+        (f"<think>{DRAFT}</think>", None, False),
+        ("a </think>b", False, True),
+    ],
+)
+def test_a_reply_tells_whether_the_model_thinks_unopened(reply: str, thinks: bool | None, seen: bool) -> None:
+    """What is known about its next ones."""
+    assert parse_reply(reply, thinks=thinks).thought == seen
+
+
+def test_thinking_that_the_output_limit_ended_is_not_run() -> None:
+    """Of a model that thinks first, a draft is all there is; of another, its block is whole."""
+    codes = [parse_reply(DRAFT + "But", truncated=True, thinks=thinks).code for thinks in (True, False, None)]
+    assert codes == ["", "FINAL('guess')\n", "FINAL('guess')\n"]
+
+
+def test_a_prompt_with_a_fence_is_not_cut_inside() -> None:
+    """However the pieces fall: a fence in a string that is still open closes nothing, though the text ends there."""
+    reply = f"```repl\n{PROMPT_WITH_FENCES}```\nOutput: {{}}"
+    assert cut_at(reply, False) == len(reply) - len("\nOutput: {}")
+
+
+def test_a_fence_that_may_become_another_one_settles_nothing() -> None:
+    """Whether a `</think>` is in a comment of code depends on where that ends."""
+    reply = DRAFT + "```repl\n# </think>\n" + "x = 1\n" * PATIENCE + "```"
+    cutter = BlockCutter()
+    assert (cutter(reply), parse_reply(reply).code) == (None, "FINAL('guess')\n")
+    assert (cutter(reply + "repl\ny\n"), parse_reply(reply + "repl\ny\n").code) == (None, "y\n")
+
+
+@given(st.text())
+def test_streaming_and_whole_agree(text: str) -> None:
     """Where the stream would be cut never changes which code is found."""
     reply = f"{text[:20]}\n```repl\nprint(1)\n```\n{text}"
-    cutter = BlockCutter()
-    for end in range(len(reply) + 1):
-        at = cutter(reply[:end])
-        if at is not None:
-            assert parse_reply(reply[:at]).code == parse_reply(reply).code
-            return
+    at = cut_at(reply, False)
+    assert parse_reply(reply[:at], thinks=False) == parse_reply(reply, thinks=False)
 
 
 @given(st.text(alphabet="~`a\n", max_size=80))
@@ -167,11 +247,36 @@ def test_output_is_bounded_and_its_true_length_stated(size: int) -> None:
         assert left_out + text.count("x") == size
 
 
+def test_what_is_not_utf8_is_said() -> None:
+    """How many documents, where all were looked at; of more there may be others."""
+    said = [
+        opening("Q?", facts=InputFacts(9, 10), context=context, payload=9_000, remaining=Remaining(30))[1]
+        for context in (
+            ContextFacts("documents", 9, 10, 10, 1, True, lossy=2),
+            ContextFacts("documents", 9, 10, None, 1, False, lossy=2),
+            ContextFacts("text", 1, 10, None, 1, False, lossy=1),
+        )
+    ]
+    assert [line for text in said for line in text.splitlines() if "UTF-8" in line] == [
+        "- 2 of it not valid UTF-8, read as Latin-1",
+        "- at least 2 of it not valid UTF-8, read as Latin-1",
+        "- 1 of it not valid UTF-8, read as Latin-1",
+    ]
+
+
 def test_an_observation_carries_what_is_left_at_its_tail() -> None:
     """Counters go last, so that everything before them can be cached."""
     left = Remaining(turns=28, subcalls=498, seconds=61, usd=0.97)
     text = observation_text(StepResult("error", error="NameError: x"), remaining=left)
     assert text.splitlines()[-1].startswith("[left: 28 turns, 498 sub-calls, $0.97")
+
+
+def test_the_root_is_told_of_calls_that_it_did_not_wait_for() -> None:
+    """Else it would wonder, a turn later, where its replies are."""
+    told = [observation_text(StepResult("ok", given_up=number), remaining=Remaining(3)) for number in (0, 1, 2_000)]
+    assert ["had not come" in text for text in told] == [False, True, True]
+    assert "1 reply had" in told[1]
+    assert "2,000 replies had" in told[2]
 
 
 def test_the_root_is_told_the_schema() -> None:
@@ -235,13 +340,13 @@ def test_the_payload_fits_the_window(window: int | None, chars: int) -> None:
 PIECES = ["`", "```", "~~~", "\n", "repl", "py", "x = 1", '"""', "'", "</think>", "<think>", " "]
 
 
-@given(st.lists(st.sampled_from(PIECES)))
-def test_pieces_and_whole_agree_on_where_to_cut(parts: list[str]) -> None:
+@given(st.lists(st.sampled_from(PIECES)), st.sampled_from([None, True, False]))
+def test_pieces_and_whole_agree_on_where_to_cut(parts: list[str], thinks: bool | None) -> None:
     """However the text came, a cutter that saw it grow says what one says that sees it for the first time."""
-    growing, text = BlockCutter(), ""
+    growing, text = BlockCutter(thinks), ""
     for part in parts:
         text += part
-        assert growing(text) == BlockCutter()(text)
+        assert growing(text) == BlockCutter(thinks)(text)
 
 
 @pytest.mark.parametrize(
@@ -254,6 +359,8 @@ def test_pieces_and_whole_agree_on_where_to_cut(parts: list[str]) -> None:
         ("<|python_tag|>print(4)<|eom_id|>", "print(4)"),
         ("Thoughts.\n<code>\nprint(5)\n</code>", "print(5)"),
         ("I plan.\n```\nnot this\n```\n</think>\n```repl\nprint(6)\n```", "print(6)\n"),
+        ('Hm.</think>{"code": "print(6)"}', "print(6)"),
+        ('<tool_call>{"code": "x = \\"ends with </think>\\""}</tool_call>', 'x = "ends with </think>"'),
         ("<think>\n```repl\nno\n```\n</think>\n```repl\nprint(7)\n```", "print(7)\n"),
         ("~~~python\nprint(8)\n~~~", "print(8)\n"),
         ("```repl\n1\n```\n<code>2</code>", "1\n"),

@@ -35,7 +35,11 @@ from rlm_cli.events import (
     Warned,
 )
 from rlm_cli.runlog import (
+    _INLINE_CHARS,
     RunLog,
+    _ascii,
+    _line,
+    _shrink,
     find_run,
     list_runs,
     new_run_id,
@@ -104,6 +108,34 @@ def test_every_line_is_one_ascii_record(tmp_path: Path) -> None:
     raw = (tmp_path / "r" / "events.jsonl").read_bytes()
     assert (raw.isascii(), raw.count(b"\n"), b"\x1b" in raw) == (True, 3, False)
     assert [json.loads(line)["seq"] for line in raw.splitlines()] == [0, 1, 2]
+
+
+LENGTHS = st.sampled_from([0, 1, 400, _INLINE_CHARS - 1, _INLINE_CHARS, _INLINE_CHARS + 1])
+texts = st.builds(lambda char, length: char * length, st.sampled_from(["x", "é", '"', "\ud800"]), LENGTHS)
+values = st.recursive(
+    texts | st.none() | st.integers() | st.sampled_from(["$blob", '"data":[', '"$blob":']),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.sampled_from([600, 800, 1000]).map(lambda length: [7] * length)
+        | st.dictionaries(st.sampled_from(["$blob", "$literal", "data", "text"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["reply", "data", "$blob", "usage"]), values, max_size=4))
+@settings(max_examples=200, deadline=None)
+def test_a_line_says_what_looking_at_every_value_says(body: dict[str, Any]) -> None:
+    """Whatever a record holds, long texts outside and inside, and what looks like a reference: the same bytes, the same
+    blobs. Nothing is shrunk by halves where the line is too short to need a look."""
+    record = {"type": "any"} | body
+    quick, slow = list[str](), list[str]()
+
+    def stored(into: list[str]) -> Callable[[str], str]:
+        return lambda text: into.append(text) or str(len(into))  # type: ignore[func-returns-value]
+
+    assert _line(record, stored(quick)) == _ascii(_shrink(record, stored(slow)))
+    assert quick == slow
 
 
 def test_streaming_pieces_are_not_logged(tmp_path: Path) -> None:
@@ -262,6 +294,17 @@ def test_a_large_answer_is_a_blob_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "r" / "blobs" / file.sha256).unlink()
     with pytest.raises(InputError, match="No such file"):
         list(read_answer(tmp_path / "r", found.answer_file))
+
+
+@pytest.mark.parametrize(
+    "header", [b'{"$blob": "x", "head": "y"}', b'{"$literal": [1]}', b"[]", b'{"result": 1e999}', b""]
+)
+def test_a_damaged_header_is_an_empty_one(tmp_path: Path, header: bytes) -> None:
+    """A list of runs goes on over it, also where it looks like a long text that was stored elsewhere."""
+    write(tmp_path / "r")
+    (tmp_path / "r" / "run.json").write_bytes(header)
+    found = read_header(tmp_path / "r")
+    assert (found.status, found.question, found.result, read_result(tmp_path / "r")) == ("crashed", "", None, None)
 
 
 @pytest.mark.parametrize("sha", ["../run.json", "/etc/passwd", ""])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +67,11 @@ class Job:
     context: Context
     sub_ms: int = 0
 
+    @property
+    def sub_model(self) -> str:
+        """Its name at the server."""
+        return f"sub/{self.sub_ms}" + ("/429" if self.kind == "storm" else "")
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -95,6 +101,8 @@ class Trial:
     ended: process.Ended
     roots: tuple[Seen, ...]
     container: int | str = ""
+    most_in_flight: int = 0
+    """Requests to sub-models at once."""
 
     @property
     def to_first_request(self) -> float:
@@ -168,9 +176,11 @@ class Lab:
             finally:
                 seen = self.server.take()
         roots = tuple(request for request in seen if request.is_root)
-        check(script, job, ended, counts, roots=len(roots), subs=len(seen) - len(roots))
+        subs = [request for request in seen if not request.is_root]
+        check(script, job, ended, counts, roots=len(roots), subs=len(subs))
+        check_repeats(subs)
         self.say(f"{contender.name}: {script.name}, {job.context.size:,} bytes, {ended.seconds:.2f} s")
-        return Trial(ended, roots, watch.peak or watch.reason)
+        return Trial(ended, roots, watch.peak or watch.reason, max((one.beside for one in subs), default=0))
 
     def context(self, size: int, writing: Writing = "ascii") -> Context:
         """A log-like text of `size` bytes, written once, and warm in the page cache if that has room."""
@@ -210,8 +220,17 @@ def check(script: Script, job: Job, ended: process.Ended, counts: Sequence[int] 
     if ended.digest != process.digest(piece.encode() for piece in due):
         wanted = next(script.answer(job.context.chars, counts))
         raise FailedError(f"answered {ended.out.strip()[:80]!r}, not {wanted[:80]!r}")
-    if (roots, subs) != (script.turns, script.subcalls):
-        raise FailedError(f"sent {roots} + {subs} requests, not {script.turns} + {script.subcalls}")
+    wanted_subs = script.subcalls + script.refusals
+    if (roots, subs) != (script.turns, wanted_subs):
+        raise FailedError(f"sent {roots} + {subs} requests, not {script.turns} + {wanted_subs}")
+
+
+def check_repeats(subs: Sequence[Seen]) -> None:
+    """A prompt comes again when it was refused, and then only. Raises `FailedError`."""
+    asked = Counter(request.messages[-1][1] for request in subs)
+    answered = asked - Counter(request.messages[-1][1] for request in subs if request.refused)
+    if again := sum(times - 1 for times in answered.values()):
+        raise FailedError(f"sent {again} requests twice that were not refused")
 
 
 def scan_by_mmap(context: Context, pattern: str, processes: int) -> list[str]:
@@ -234,11 +253,11 @@ def ours() -> Contender:
     program = our_program()
 
     def command(job: Job, script: Script, url: str) -> list[str]:
-        models = ["-m", f"openai/root/{script.name}", "--sub-model", f"openai/sub/{job.sub_ms}", "--api-base", url]
+        models = ["-m", f"openai/root/{script.name}", "--sub-model", f"openai/{job.sub_model}", "--api-base", url]
         models += ["--mode", "rlm"]
         # A loopback model has no price, and the default caps are meant for people.
         limits = ["--price", "0,0", "--max-iterations", str(script.turns + 1), "--concurrency", str(CONCURRENCY)]
-        limits += ["--max-input", "none"]
+        limits += ["--max-input", "none", "--max-subcalls", "none"]
         return [*program, "ask", str(job.context.path), QUESTION, *models, *limits]
 
     return Contender("ours", "final", command, meter.labelled(OWNER_LABEL))
@@ -256,7 +275,7 @@ def rlms(peer: Peer, environment: str, most_memory: int, image: str = "") -> Con
             "question": QUESTION,
             "url": url,
             "model": f"root/{script.name}",
-            "sub_model": f"sub/{job.sub_ms}",
+            "sub_model": job.sub_model,
             "turns": script.turns,
             "most_memory": most_memory,
         }

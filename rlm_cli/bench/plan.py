@@ -30,7 +30,8 @@ class Input(NamedTuple):
 class Plan:
     """`docker_turns`: bytes -> turns of a run of rlms docker, where it is not `usual_turns`.
 
-    `looks`: what is looked at turn after turn; `memory`: searched and metered; `scans`: (input, index in SEARCHES).
+    `looks`: what is looked at turn after turn; `memory`: searched and metered; `scans`: (input, index in SEARCHES);
+    `fanout`: calls of the large batch, a third of the storm's.
     """
 
     repeats: int
@@ -40,6 +41,7 @@ class Plan:
     memory: tuple[Input, ...]
     scans: tuple[tuple[Input, int], ...]
     answer_lines: int
+    fanout: int
     seconds: float
 
     def turns(self, contender: Contender, size: int) -> int:
@@ -68,6 +70,7 @@ FULL = Plan(
     memory=(Input(KB), Input(10 * MB), Input(GB), Input(GB, "emoji")),
     scans=((Input(LARGEST), 0), (Input(GB), 1)),
     answer_lines=1_000_000,
+    fanout=1_000,
     seconds=870,
 )
 QUICK = Plan(
@@ -78,5 +81,6 @@ QUICK = Plan(
     memory=(Input(KB), Input(10 * MB)),
     scans=((Input(100 * MB), 0), (Input(10 * MB), 1)),
     answer_lines=100_000,
+    fanout=200,
     seconds=115,
 )

@@ -22,7 +22,7 @@ from .lab import (
     scan_by_mmap,
 )
 from .plan import KB, MB, Input, Plan
-from .script import SEARCHES, Kind
+from .script import SEARCHES, Kind, Script
 from .server import Seen
 
 IMPORT_LITELLM = "import litellm, time; print(time.monotonic())"
@@ -31,7 +31,34 @@ COUNT_TOKENS = (
     "texts = json.load(open(sys.argv[1]))\n"
     "print(json.dumps([len(litellm.encode(model='gpt-4', text=text)) for text in texts]))"
 )
+BARE_CALLS = """\
+import asyncio, sys, time, litellm
+url, model, calls, width = *sys.argv[1:3], *map(int, sys.argv[3:])
+litellm.suppress_debug_info = litellm.disable_token_counter = True
+
+async def main():
+    slots = asyncio.Semaphore(width)
+
+    async def ask(number):
+        messages = [{"role": "user", "content": f"item {number}"}]
+        async with slots:
+            reply = await litellm.acompletion(
+                model=f"openai/{model}", api_base=url, messages=messages, max_tokens=8192, num_retries=0, max_retries=0
+            )
+        return reply.choices[0].message.content == f"seen item {number}"
+
+    assert await ask(-1)
+    began = time.monotonic()
+    assert all(await asyncio.gather(*map(ask, range(calls))))
+    print(time.monotonic() - began)
+
+asyncio.run(main())
+"""
+"""What LiteLLM itself needs for a batch, by the handler that ours uses."""
 LITELLM_ENV = ["env", "LITELLM_LOCAL_MODEL_COST_MAP=True", "LITELLM_MODE=PRODUCTION"]
+FAST_HANDLER = "EXPERIMENTAL_OPENAI_BASE_LLM_HTTP_HANDLER=true"
+PROMPTS = 8
+"""Root prompts whose tokens are compared: every plan has so many."""
 
 
 Results = dict[str, list[Trial] | str]
@@ -129,6 +156,45 @@ class Rows:
             ),
         ]
 
+    def fanout(self) -> list[Figure]:
+        """A large batch, in turns with what LiteLLM alone needs for it; and a storm of refusals."""
+        context, calls = self.lab.context(KB), self.plan.fanout
+        job = Job("batch", calls, context, sub_ms=100)
+        bare: list[float] = []
+
+        def alone() -> None:
+            arguments = [self.lab.server.url, job.sub_model, str(calls), str(CONCURRENCY)]
+            program = [*LITELLM_ENV, FAST_HANDLER, sys.executable, "-c", BARE_CALLS, *arguments]
+            bare.append(float(self.lab.command(program).out))
+            self.lab.server.take()
+
+        batch = self.alternate(lambda _: job, also=alone)
+        storm = self.alternate(lambda _: Job("storm", 3 * calls, context, sub_ms=20), repeats=1)
+        took = {name: value(trials, lambda t: t.first_cell) for name, trials in batch.items()}
+        more = tuple((ours - alone) * 1000 / calls for ours, alone in zip(took[OURS].samples, bare, strict=False))
+        refusals = Script("storm", 3 * calls, "final").refusals
+        return [
+            Figure(
+                f"{calls:,} batched sub-calls x 100 ms (ours: {CONCURRENCY} at once)",
+                "s",
+                took,
+                target=4.8 * calls / 1000,
+            ),
+            Figure(f"... bare `litellm.acompletion`, {CONCURRENCY} at once", "s", {OURS: Value(tuple(bare))}),
+            Figure("... ours more than that, each", "ms", {OURS: Value(more, took[OURS].reason)}),
+            Figure(
+                f"{3 * calls:,} sub-calls x 20 ms in 4 batches, {refusals} x 429: all in place, none twice",
+                "s",
+                {name: value(trials, lambda t: t.first_cell) for name, trials in storm.items()},
+            ),
+            Figure(
+                "... most in flight",
+                "",
+                {name: value(trials, lambda t: t.most_in_flight) for name, trials in storm.items()},
+                target=CONCURRENCY,
+            ),
+        ]
+
     def memory(self) -> list[Figure]:
         """Peak memory of the command and of its container, over a look and some searches."""
         figures = []
@@ -208,14 +274,19 @@ class Rows:
         texts: list[str] = []
         for trials in firsts.values():
             opening = trials[0].roots[0].messages
-            texts += [opening[0][1], "\n".join(text for _, text in opening)]
+            texts += [opening[0][1], *map(harness_words, trials[0].roots[:PROMPTS])]
         counts = self.count_tokens(texts)
-        system = {name: Value((counts[2 * i],)) for i, name in enumerate(firsts)}
-        opening_tokens = {name: Value((counts[2 * i + 1],)) for i, name in enumerate(firsts)}
+        of = {name: counts[i * (PROMPTS + 1) : (i + 1) * (PROMPTS + 1)] for i, name in enumerate(firsts)}
+        system = {name: Value((first,)) for name, (first, *_) in of.items()}
+        opening_tokens = {name: Value((first,)) for name, (_, first, *_) in of.items()}
+        mean = {name: Value((sum(every) / PROMPTS,)) for name, (_, *every) in of.items()}
+        growth = {name: Value(((every[-1] - every[0]) / (PROMPTS - 1),)) for name, (_, *every) in of.items()}
         kept = {name: Value((kept_share(trials[0].roots),)) for name, trials in firsts.items()}
         return [
             Figure("system prompt", "tokens", system, target=1200),
             Figure("system prompt and first message", "tokens", opening_tokens),
+            Figure(f"harness's own words in a prompt, mean of {PROMPTS} turns", "tokens", mean),
+            Figure("... more of them with every turn", "tokens", growth),
             Figure("share of a prompt that the next one keeps, least", "%", kept, target=100, at_least=True),
         ]
 
@@ -268,6 +339,20 @@ class Rows:
                 return  # what was measured stands
             results[contender.name] = str(error)
 
+    def sandbox(self) -> list[Figure]:
+        """A container of ours beside a bare one, until the kernel's worker is ready, and what its confinement takes."""
+        rounds = str(6 * self.plan.repeats + 3)
+        took = json.loads(self.lab.command([sys.executable, "-m", "rlm_cli.bench.containers", rounds]).out)
+        confine = Value(tuple(took["confine"])).median or 0.0
+        over = tuple(ours - bare + confine for ours, bare in zip(took["ours"], took["bare"], strict=True))
+        return [
+            Figure("create a container until its worker is ready", "ms", {OURS: Value(tuple(took["ours"]))}),
+            Figure("... a bare container with the same kernel", "ms", {OURS: Value(tuple(took["bare"]))}),
+            Figure("... ours over bare, its confinement counted", "ms", {OURS: Value(over)}, target=20),
+            Figure("confine a worker, processor time", "ms", {OURS: Value(tuple(took["confine"]))}),
+            Figure("... the system call filter alone", "ms", {OURS: Value(tuple(took["filter"]))}),
+        ]
+
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, by the tokenizer that LiteLLM ships (cl100k). Raises `FailedError`."""
         path = self.lab.folder / "texts.json"
@@ -282,10 +367,12 @@ ROWS: dict[str, Callable[[Rows], list[Figure]]] = {
     "start": Rows.start,
     "help": Rows.help,
     "subcalls": Rows.subcalls,
+    "fanout": Rows.fanout,
     "tokens": Rows.tokens,
     "memory": Rows.memory,
     "answer": Rows.answer,
     "scan": Rows.scan,
+    "sandbox": Rows.sandbox,
 }
 
 
@@ -343,6 +430,12 @@ def value(trials: list[Trial] | str, read: Callable[[Trial], float]) -> Value:
     if isinstance(trials, str):
         return Value(reason=trials)
     return Value(tuple(read(trial) for trial in trials))
+
+
+def harness_words(root: Seen) -> str:
+    """A root prompt without the model's own replies: what the harness puts into it, the question and a number per turn
+    (the output of the cell) included."""
+    return "\n".join(text for role, text in root.messages if role != "assistant")
 
 
 def kept_share(roots: Sequence[Seen]) -> float:

@@ -5,6 +5,7 @@ A script's name is the part of the model id behind `root/`: `<kind>-<n>/<dialect
     len-45/final      45 turns: 44 cells that look at len(context), then the answer
     batch-200/final   one batch of 200 sub-calls, then the answer: how many replies came back in their place
     seq-200/answer    200 sub-calls one after another, then the same answer
+    storm-3000/final  3,000 sub-calls in four batches, every thirtieth of which is refused once, then the same
     search-0/final    a look, one cell for each of the patterns SEARCHES[0], then the answer: how often each was found
     answer-100/final  one cell that makes 100 lines of text, then the answer: that text
 
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Kind = Literal["len", "batch", "seq", "search", "answer"]
+Kind = Literal["len", "batch", "storm", "seq", "search", "answer"]
 Dialect = Literal["final", "answer"]
 
 LOOK = "print(len(context))"
@@ -28,15 +29,24 @@ SEARCHES = (
     ("(timeout|refused|exhausted) after [0-9]+", r"\b[Ee]xhausted\b"),
 )
 """Patterns that mean the same to `re`, on str and bytes, and to `grep -E`; at most one match a line."""
+REFUSED_EVERY = 30
+"""In a storm the sub-model says 429 to an item with such a number, the first time that it is asked."""
 COUNT = {"final": "grep_count({pattern!r})", "answer": "len(re.findall({pattern!r}, context))"}
 """How a model counts matches: as our system prompt teaches it, and as it would anywhere."""
 CELLS = {
     "batch": "replies = llm_query_batched([f'item {{i}}' for i in range({n})])\nprint(len(replies))",
+    "storm": (
+        "replies = []\nfor k in range(4):\n"
+        "    prompts = [f'item {{i}}' for i in range(k * {n} // 4, (k + 1) * {n} // 4)]\n"
+        "    replies += llm_query_batched(prompts)\nprint(len(replies))"
+    ),
     "seq": "replies = [llm_query(f'item {{i}}') for i in range({n})]\nprint(len(replies))",
     "answer": "text = '\\n'.join(f'{{i:099d}}' for i in range({n}))\nprint(len(text))",
 }
 IN_PLACE = "str(sum(str(reply) == f'seen item {i}' for i, reply in enumerate(replies)))"
-VALUES = {"len": "str(len(context))", "batch": IN_PLACE, "seq": IN_PLACE, "search": "str(counts)", "answer": "text"}
+VALUES = {"len": "str(len(context))", "search": "str(counts)", "answer": "text"} | dict.fromkeys(
+    ("batch", "storm", "seq"), IN_PLACE
+)
 SUBMIT = {
     "final": "FINAL({value})",
     "answer": "answer['content'] = {value}\nanswer['ready'] = True",
@@ -66,7 +76,12 @@ class Script:
 
     @property
     def subcalls(self) -> int:
-        return self.n if self.kind in ("batch", "seq") else 0
+        return self.n if self.kind in ("batch", "storm", "seq") else 0
+
+    @property
+    def refusals(self) -> int:
+        """How many of them the sub-model refuses once."""
+        return -(-self.n // REFUSED_EVERY) if self.kind == "storm" else 0
 
     def answer(self, chars: int, counts: Sequence[int] = ()) -> Iterator[str]:
         """What a run over `chars` characters must print, in pieces. `counts`: how often each pattern matches."""
@@ -102,6 +117,11 @@ def parse(name: str) -> Script:
     if kind not in get_args(Kind) or dialect not in SUBMIT:
         raise ValueError(f"{name!r} is not a script: write kind-n/dialect")
     return Script(kind, int(number), dialect)  # type: ignore[arg-type]  # checked above
+
+
+def is_refused(prompt: str) -> bool:
+    """Whether this item is one that is told 429 at first."""
+    return int(prompt.rpartition(" ")[2]) % REFUSED_EVERY == 0
 
 
 def sub_reply(prompt: str) -> str:

@@ -2,6 +2,7 @@
 
     root/<script>   see script.py; the turn is the number of assistant messages, so the server keeps no state of a run
     sub/<ms>        answers after that many milliseconds
+    sub/<ms>/429    says 429 to some items the first time (`script.is_refused`), half of those with a Retry-After
 
 It notes when each request arrived (monotonic seconds, the clock that the parent starts processes by) and what was in
 it. One asyncio loop on a thread of its own, which ends with the context.
@@ -15,7 +16,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -33,6 +34,9 @@ class Seen:
     messages: tuple[tuple[str, str], ...]
     arrived: float
     stream: bool
+    refused: bool = False
+    beside: int = 1
+    """Requests to sub-models that were in flight when it had arrived, itself included."""
 
     @property
     def is_root(self) -> bool:
@@ -45,6 +49,8 @@ class ModelServer:
     def __init__(self) -> None:
         self.port = 0
         self._seen: list[Seen] = []
+        self._refused: set[str] = set()
+        self._in_flight = 0
         self._serving: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._listening = threading.Event()
@@ -56,7 +62,7 @@ class ModelServer:
 
     def take(self) -> tuple[Seen, ...]:
         """The requests since the last call, oldest first. Call it when no client is running."""
-        seen, self._seen = tuple(self._seen), []
+        seen, self._seen, self._refused = tuple(self._seen), [], set()
         return seen
 
     def __enter__(self) -> ModelServer:
@@ -108,16 +114,33 @@ class ModelServer:
     async def _answer(self, body: dict[str, Any], arrived: float, writer: asyncio.StreamWriter) -> None:
         messages = tuple((m["role"], text_of(m["content"])) for m in body["messages"])
         seen = Seen(body["model"], messages, arrived, bool(body.get("stream")))
-        self._seen.append(seen)
         role, _, name = seen.model.partition("/")
         if role == "root":
+            self._seen.append(seen)
             turn = sum(role == "assistant" for role, _ in messages)
             reply = script.parse(name).reply(turn)
         else:
-            await asyncio.sleep(float(name) / 1000)
+            seen = await self._think(seen, messages[-1][1], *name.split("/"))
+            if seen.refused:
+                writer.writelines(refusal(len(self._refused)))
+                return await writer.drain()
             reply = script.sub_reply(messages[-1][1])
         writer.writelines(streamed(body, seen, reply) if seen.stream else whole(seen, reply))
-        await writer.drain()
+        return await writer.drain()
+
+    async def _think(self, seen: Seen, prompt: str, ms: str, fault: str = "") -> Seen:
+        """A sub-model's time, and what became of the request."""
+        refused = bool(fault) and script.is_refused(prompt) and prompt not in self._refused
+        if refused:
+            self._refused.add(prompt)
+        self._in_flight += 1
+        seen = replace(seen, refused=refused, beside=self._in_flight)
+        self._seen.append(seen)
+        try:
+            await asyncio.sleep(float(ms) / 1000)
+        finally:
+            self._in_flight -= 1
+        return seen
 
 
 def content_length(head: bytes) -> int:
@@ -150,6 +173,15 @@ def whole(seen: Seen, reply: str) -> Iterator[bytes]:
     choice = {"index": 0, "message": {"role": "assistant", "content": reply}, "finish_reason": "stop"}
     data = envelope(seen, "chat.completion", [choice], usage=usage(seen, reply))
     yield b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data)
+    yield data
+
+
+def refusal(number: int) -> Iterator[bytes]:
+    """The 429 of that number: every other one says when to come back."""
+    data = b'{"error": {"message": "Rate limit reached", "code": "rate_limit_exceeded"}}'
+    wait = b"Retry-After: 0.2\r\n" if number % 2 else b""
+    yield b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\n%s" % wait
+    yield b"Content-Length: %d\r\n\r\n" % len(data)
     yield data
 
 

@@ -6,7 +6,8 @@ import difflib
 import importlib
 import inspect
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -71,12 +72,25 @@ class Root(options.Group):
             raise unknown_verb(args)
         return super().resolve_command(ctx, args)
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _not_silently():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            # Typer would turn it into a silent exit 130.
-            raise Interrupted() from None
+        with _not_silently():
+            try:
+                return super().invoke(ctx)
+            except BrokenPipeError:  # `| head` has what it wanted; Typer would call that a failure
+                return 0
+
+
+@contextmanager
+def _not_silently() -> Iterator[None]:
+    """Typer would turn a Ctrl-C into a silent exit 130, also while it imports what it reads a line with."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted() from None
 
 
 def unknown_verb(args: Sequence[str]) -> UsageError:

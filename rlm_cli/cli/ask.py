@@ -5,24 +5,25 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import typer
 
 from .. import config, sources
-from ..engine import Limits
-from ..errors import AuthError, ConfigError, ExitCode, InputError, Interrupted, RlmError
+from ..errors import AuthError, ConfigError, ExitCode, InputError, Interrupted, RlmError, SandboxError
 from ..events import Listener
+from ..private import make_private
 from ..render.look import Look, look_for
 from ..render.ticker import Ticker
 from ..render.views import view_for
 from ..routing import Mode, Route
-from ..runlog import RunLog, make_private, new_run_id
+from ..runlog import RunLog, new_run_id
 from ..sources.arguments import STDIN, Line, split_arguments
 from ..sources.stdin import carries_data, stdin_kind
-from ..sources.urls import shown
+from ..sources.urls import is_url, shown
+from ..task import Limits
 from ..units import money
 from . import answer_schema, options, reading
 from .boundary import failure_lines, guard_stdout, report
@@ -31,9 +32,9 @@ from .handover import hand_over, keep, opened, stopped, unwritten
 from .invocation import Invocation, question_of
 from .mode import most_bytes, preflight, route
 from .output import EventLines, Sink
-from .scratch import Scratch, scratch
+from .scratch import Scratch, refuse_foreign, scratch
 from .session import Plan, ask_once
-from .wiring import Docker, Models
+from .wiring import Models, Runtime, runtime
 
 EXAMPLES = """\b
 Examples:
@@ -63,17 +64,21 @@ def ask(
     """Answer a question about files, folders or a pipe, however large."""
     settings = options.settings(ctx)
     interactive = sys.stdin is not None and sys.stdin.isatty() and not settings.run.no_input
-    invocation = Invocation(
-        settings=settings,
-        places=options.places(ctx),
-        parsed=split_arguments(
+    try:
+        parsed = split_arguments(
             (*(source or ()), *(arguments or ())),
             question,
             question_file,
             stdin_is_data=carries_data(stdin_kind()),
             interactive=interactive,
             line=Line(),
-        ),
+        )
+    except RlmError as error:
+        return _tell(error, settings.output.format, Sink(sys.stdout.buffer))
+    invocation = Invocation(
+        settings=settings,
+        places=options.places(ctx),
+        parsed=parsed,
         source_options=reading.source_options(
             settings, globs, unrestricted=unrestricted, no_ignore=no_ignore, follow=follow
         ),
@@ -95,13 +100,19 @@ def _run(invocation: Invocation) -> int:
         try:
             return _answer(invocation, sink)
         except RlmError as error:
-            form = invocation.settings.output.format
-            if form == "text":
-                raise
-            report(error)
-            sink.write(failure_lines(error, form, question=invocation.parsed.question))
-            sink.commit()
-            return int(error.exit_code)
+            return _tell(error, invocation.settings.output.format, sink, question=invocation.parsed.question)
+
+
+def _tell(error: RlmError, form: str, sink: Sink, *, question: str = "") -> int:
+    """A failure of before the run, to the person and as an object; the exit code. Raises `error` where the format has
+    no words for it."""
+    if form == "text":
+        raise error
+    report(error)
+    with suppress(OSError):  # a full disk, a reader that left: what ended the run is the exit code
+        sink.write(failure_lines(error, form, question=question))
+        sink.commit()
+    return int(error.exit_code)
 
 
 def _answer(invocation: Invocation, sink: Sink) -> int:
@@ -114,11 +125,12 @@ def _answer(invocation: Invocation, sink: Sink) -> int:
         ticker = stack.enter_context(closing(Ticker(sys.stderr, look, quiet=settings.run.quiet)))
         run_id = new_run_id()
         folder, place = stack.enter_context(run_folder(invocation, run_id))
-        docker = stack.enter_context(closing(Docker(settings, folder)))
+        box = stack.enter_context(closing(runtime(settings, folder)))
         down = None
+        consent(invocation)
         if not invocation.dry_run and isinstance(models, Models):
             models.start_loading()
-            down = preflight(settings, invocation.parsed.sources, models, docker, ticker)
+            down = preflight(settings, invocation.parsed.sources, models, box, ticker)
             invocation = only_what_one_call_holds(invocation, models) if down else invocation
         question = question_of(invocation.parsed)
         reading.tell_unread_stdin(invocation.parsed, ticker)
@@ -142,13 +154,13 @@ def _answer(invocation: Invocation, sink: Sink) -> int:
             ticker.close()
             return show_plan(invocation, question, corpus, models, chosen, sink)
         if chosen.mode != "direct":
-            docker.ready(ticker)
+            box.ready(ticker)
         ticker.close()
         confirm(invocation, models, corpus, chosen.mode)
         plan = make_plan(invocation, models, corpus, chosen, question=question, run_id=run_id, folder=folder)
         plan = replace(plan, scratch=str(place.folder))
         plan = replace(plan, check=schema.check, schema=schema.text) if schema else plan
-        return carry_out(invocation, plan, models, docker, look=look, sink=sink)
+        return carry_out(invocation, plan, models, box, look=look, sink=sink)
 
 
 def only_what_one_call_holds(invocation: Invocation, models: Models) -> Invocation:
@@ -176,6 +188,7 @@ def run_folder(invocation: Invocation, run_id: str) -> Iterator[tuple[Path, Scra
         with scratch(invocation.places) as place:
             yield place.folder, place
         return
+    refuse_foreign(invocation.places.runs)
     folder = invocation.places.runs / run_id
     try:
         make_private(folder)
@@ -201,6 +214,20 @@ def confirm(invocation: Invocation, models: Models, corpus: sources.Corpus, mode
         return
     if invocation.interactive and not typer.confirm(f"This may cost up to {money(high)}. Go on?", err=True):
         raise Interrupted("stopped before anything was spent", hint="-y skips the question")
+
+
+def consent(invocation: Invocation) -> None:
+    """Without a container, what comes from the network needs a person's word: it may be written to make the model's
+    code do harm. Raises `SandboxError`."""
+    fetched = [shown(source) for source in invocation.parsed.sources if is_url(source)]
+    if invocation.settings.sandbox.runtime != "process" or not fetched or invocation.yes or invocation.dry_run:
+        return
+    why = f"{fetched[0]} comes from the network, and --sandbox process puts no container around the code it leads to"
+    if not invocation.interactive:
+        hint = "-y goes on all the same; --sandbox docker is safer"
+        raise SandboxError(why, hint=hint, code="process_fetched")
+    if not typer.confirm(f"{why}. Go on?", err=True):
+        raise Interrupted("stopped before anything was fetched", hint="-y skips the question")
 
 
 def make_plan(
@@ -235,7 +262,6 @@ def make_plan(
             "subcalls": limits.subcalls,
             "concurrency": limits.concurrency,
         },
-        aliases=models.aliases,
         note=models.note,
         mode=chosen.mode,
         mode_why=chosen.why,
@@ -251,8 +277,8 @@ def cites(invocation: Invocation) -> bool:
     return settings.output.cite and (not invocation.schema or settings.origins["output.cite"].kind != "default")
 
 
-def carry_out(invocation: Invocation, plan: Plan, models: Models, docker: Docker, *, look: Look, sink: Sink) -> int:
-    """Run the plan in view of the person, and hand the answer over. Raises `BrokenPipeError` when its reader left."""
+def carry_out(invocation: Invocation, plan: Plan, models: Models, box: Runtime, *, look: Look, sink: Sink) -> int:
+    """Run the plan in view of the person, and hand the answer over."""
     settings = invocation.settings
     events = EventLines(sink)
     log = None
@@ -269,16 +295,17 @@ def carry_out(invocation: Invocation, plan: Plan, models: Models, docker: Docker
             listeners.append(events)
         named = settings.output.format != "text"
         plan = replace(plan, keep=lambda answer: keep(answer, log, named=named))
-        ended = ask_once(plan, models, docker, listeners=tuple(listeners), view=view, debug=settings.run.debug)
+        ended = ask_once(plan, models, box, listeners=tuple(listeners), view=view, debug=settings.run.debug)
     try:
         hand_over(invocation, ended, sink)
         if events.failure is not None:
             raise events.failure
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError:  # its reader left: no news, as for any other command, and no failure of the run
+        return ended.result.exit_code
     except OSError as error:
         report(unwritten(error, ended, events=settings.output.format == "events"))
-        return int(ExitCode.ERROR)
+        # Who closed the terminal ended the run; that nobody reads its answer then is no failure of its own.
+        return ended.result.exit_code if isinstance(ended.error, Interrupted) else int(ExitCode.ERROR)
     except (KeyboardInterrupt, SystemExit) as stop:
         raise stopped(ended, terminated=isinstance(stop, SystemExit)) from None
     return ended.result.exit_code

@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -23,11 +24,16 @@ import typer
 
 from .. import __version__, config
 from ..errors import ExitCode, Interrupted, RlmError, UsageError
+from ..private import make_private, open_new
+from . import strays
 
 if TYPE_CHECKING:
     from ..events import ErrorInfo, Result
 
 ISSUES = "https://github.com/rlm-cli/rlm-cli/issues"
+
+SHORT_FORMAT = re.compile(r"-[qvnyuL]*f=?(.*)", re.S)
+"""`-f` with its value, or before it, behind short options that take none."""
 
 _answer: BinaryIO | None = None
 """The real stdout, once `guard_stdout` has taken it: a process has only one."""
@@ -104,6 +110,7 @@ def main() -> NoReturn:
     Ends without tearing the interpreter down: LiteLLM's clients import modules from their destructors, which waits
     for ever when the thread that was importing LiteLLM is gone by then. Exit functions have run, streams are flushed.
     """
+    strays.catch(debug=strays.is_debug(sys.argv[1:]))
     code = run(sys.argv[1:])
     atexit._run_exitfuncs()
     os._exit(code)
@@ -113,7 +120,7 @@ def run(args: Sequence[str]) -> int:
     """Run one command line and return its exit code. Nothing is raised, whatever happens."""
     prepare_streams()
     try:
-        with _sigterm_unwinds():
+        with _signals_unwind():
             code = _invoke(args)
     except Exception as error:  # noqa: BLE001 - the process's edge: a bug must not end as a bare traceback
         code = _report_crash(error, args)
@@ -126,7 +133,7 @@ def _invoke(args: Sequence[str]) -> int:
         from .app import command
 
         code = command().main(args=list(args), prog_name="rlm", standalone_mode=False)
-        if sys.stdout is not None:
+        if sys.stdout is not None and not code:
             sys.stdout.flush()  # here, where a full disk can still change the exit code
         return code if isinstance(code, int) else int(ExitCode.OK)
     except RlmError as error:
@@ -137,9 +144,9 @@ def _invoke(args: Sequence[str]) -> int:
         return _end_with(Interrupted("stopped: no answer was given"), args)
     except KeyboardInterrupt:
         return _end_with(Interrupted(), args)
-    except BrokenPipeError:
+    except BrokenPipeError:  # `| head` has what it wanted
         _silence_stdout()
-        return int(ExitCode.ERROR)
+        return int(ExitCode.OK)
     except OSError as error:
         # A full disk, a lost folder: the machine's failure, not a bug of ours.
         if isinstance(error, FileNotFoundError) and not error.filename:  # only getcwd names no file
@@ -153,21 +160,34 @@ def _invoke(args: Sequence[str]) -> int:
 
 
 @contextlib.contextmanager
-def _sigterm_unwinds() -> Iterator[None]:
-    """SIGTERM unwinds the stack like Ctrl-C, so that what a command opened is closed (containers above all)."""
+def _signals_unwind() -> Iterator[None]:
+    """SIGTERM and SIGHUP unwind the stack like Ctrl-C, so that what a command opened is closed (containers above all).
+    A second signal does not wait for that; what is left then ends by itself, or is removed by its guard. One that our
+    caller ignores (nohup, `&` in a script) stays ignored."""
+    stopping = False
 
-    def unwind(_signal: int, _frame: Any) -> NoReturn:
-        raise SystemExit(int(ExitCode.TERMINATED))
+    def unwind(number: int, _frame: Any) -> NoReturn:
+        nonlocal stopping
+        code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
+        if stopping:
+            os._exit(int(code))
+        stopping = True
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(int(code))
 
+    wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in wanted}
     try:
-        before = signal.signal(signal.SIGTERM, unwind)
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, unwind)
     except ValueError:  # not the main thread: somebody embeds us and owns the signals
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # -- reporting -----------------------------------------------------------------------------------------------------
@@ -216,8 +236,12 @@ def error_info(error: RlmError) -> ErrorInfo:
     """The error as scripts see it."""
     # Here and below: what only a failure needs is not imported for `rlm --help`.
     from ..events import ErrorInfo
+    from ..models.catalog import secret_values
+    from ..models.failures import redact
 
-    return ErrorInfo(error.code, error.message, error.hint, error.retryable)
+    # Whatever it is about (an engine's address, a proxy, a file's own words): no key leaves in an error.
+    secrets = secret_values(config.environment())
+    return ErrorInfo(error.code, redact(error.message, secrets), redact(error.hint, secrets), error.retryable)
 
 
 def failure_lines(error: RlmError, form: str, *, question: str = "") -> bytes:
@@ -265,21 +289,22 @@ def wanted_format(args: Sequence[str]) -> str:
     for word, after in zip(words, [*words[1:], ""], strict=False):
         if word in ("--json", "--events"):
             form = word.removeprefix("--")
-        elif word in ("-f", "--format"):
+        elif word == "--format":
             form = after
-        elif word.startswith(("--format=", "-f")):
-            form = word.partition("=")[2] or word[2:]
+        elif word.startswith("--format="):
+            form = word.partition("=")[2]
+        elif match := SHORT_FORMAT.match(word):
+            form = match[1] or after
     return form if form in ("json", "events") else "text"
 
 
 def _report_crash(error: Exception, args: Sequence[str]) -> int:
-    debug = "--debug" in _own(args) or config.environment().get("RLM_DEBUG", "0") not in ("0", "false", "no", "off")
-    return _end_with(crash(error, debug=debug), args)
+    return _end_with(crash(error, debug=strays.is_debug(args)), args)
 
 
 def crash(error: Exception, *, debug: bool) -> RlmError:
-    """A bug of ours as an error for people; its traceback goes to the screen (`debug`) or to a file."""
-    text = "".join(traceback.format_exception(error))
+    """A bug of ours as an error for people; its traceback, without keys, goes to the screen (`debug`) or to a file."""
+    text = strays.harmless("".join(traceback.format_exception(error)))
     if debug:
         sys.stderr.write(text)
     where = "" if debug else _keep_traceback(text)
@@ -291,9 +316,9 @@ def _keep_traceback(text: str) -> str:
     """The path of a new private file with the traceback, or "" when none could be written."""
     try:
         folder: Path = config.places(config.environment()).state / "crashes"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(folder)
         path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        with os.fdopen(open_new(path), "w", encoding="utf-8") as file:
             file.write(text)
     except OSError:
         return ""

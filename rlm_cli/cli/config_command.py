@@ -59,7 +59,7 @@ def get(ctx: typer.Context, key: KeyName, json: options.Json = False) -> None:
         return
     if found.many and not entry:
         for name, value in settings.value(key).items():
-            show.line(f"{name}={found.kind.show(value)}")
+            show.line(f"{name}={_veiled(name, found.kind.show(value))}")
         return
     try:
         show.line(_shown(settings, key))
@@ -86,7 +86,7 @@ def set_(
     text = config.read_file(path) if path.exists() else ""
     _must_parse(path, text)
     save(path, with_value(text, _where(found, entry), _written(parsed, value)))
-    show.note(options.examine(ctx)[0], f"{key} = {found.kind.show(parsed)}  in {path}")
+    show.note(options.examine(ctx)[0], f"{key} = {_veiled(key, found.kind.show(parsed))}  in {path}")
 
 
 @app.command(cls=options.Command)
@@ -119,7 +119,7 @@ def path(ctx: typer.Context, json: options.Json = False) -> None:
         show.as_json({"schema_version": 1, **where})
         return
     for name, place in where.items():
-        print(f"{name:9}{place or f'(no {config.PROJECT_FILE} here)'}")
+        show.line(f"{name:9}{place or f'(no {config.PROJECT_FILE} here)'}")
 
 
 @app.command(cls=options.Command)
@@ -167,7 +167,17 @@ def _known(name: str) -> tuple[config.Key, str]:
 
 def _shown(settings: config.Settings, name: str) -> str:
     key, _ = config.find_key(name)
-    return str(key.kind.show(settings.value(name)))
+    return str(_veiled(name, key.kind.show(settings.value(name))))
+
+
+def _veiled(name: str, value: Any) -> Any:
+    """The value without what is secret in it: an option called api_key, the password in a URL."""
+    if not isinstance(value, str):
+        return {entry: _veiled(entry, kept) for entry, kept in value.items()} if isinstance(value, Mapping) else value
+    from ..models.catalog import SECRET_NAME
+    from ..models.failures import redact
+
+    return "[key]" if value and SECRET_NAME.search(name.upper()) else redact(value)
 
 
 def _facts(settings: config.Settings, name: str) -> dict[str, Any]:
@@ -176,7 +186,7 @@ def _facts(settings: config.Settings, name: str) -> dict[str, Any]:
         value = _written(value, "")
     origin = settings.origins.get(name, config.Origin("default"))
     return {
-        "value": dict(value) if isinstance(value, Mapping) else value,
+        "value": _veiled(name, dict(value) if isinstance(value, Mapping) else value),
         "origin": origin.kind,
         "place": origin.place,
     }

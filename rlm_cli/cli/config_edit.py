@@ -17,6 +17,7 @@ from typing import Any
 
 from ..config import Statement, toml_statements
 from ..errors import ConfigError
+from ..private import make_private
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -62,7 +63,7 @@ def save(path: Path, text: str) -> None:
     target = path.resolve()
     scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(target.parent)
         mode = target.stat().st_mode & 0o777 if target.exists() else 0o600
         with os.fdopen(
             os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8", newline=""

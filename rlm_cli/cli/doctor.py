@@ -8,19 +8,25 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
 from .. import __version__, config, units
-from ..errors import ExitCode, RlmError
+from ..errors import ConfigError, ExitCode, RlmError, SandboxError
 from ..events import to_json
 from ..sandbox import Host, SubCall, SubReply
 from . import options, show
+from .scratch import refuse_foreign
 from .version import install_method
 from .wiring import sandbox_options
+
+if TYPE_CHECKING:
+    from ..sandbox.base import KernelSandbox
+    from ..sandbox.container import Engine
+    from ..sandbox.frames import BootFacts, WorkerFacts
 
 LEAST_DISK = 1024**3
 """Free bytes below which logs and spooled input may not fit."""
@@ -137,29 +143,53 @@ def _own_key(env: Mapping[str, str]) -> set[str]:
 
 
 def sandbox_checks(settings: config.Settings) -> Iterator[Check]:
-    """Engine, image, and one line of Python in a container as `ask` makes it."""
+    """What runs the model's code, up to one line of Python as `ask` runs it; and whether it could be done without."""
+    if settings.sandbox.runtime == "process":
+        yield process_check(settings, chosen=True)
+        return
+    yield from container_checks(settings)
+    yield process_check(settings, chosen=False)
+
+
+def container_checks(settings: config.Settings) -> Iterator[Check]:
+    """Engine, image, and a container."""
     from ..sandbox import image as images
     from .sandbox import engine
 
     name = "runtime"
     try:
-        with engine() as connected:
+        with engine(settings) as connected:
             facts = connected.probe()
             memory = units.human_bytes(facts.memory)
-            yield Check("runtime", "ok", f"Docker {facts.version} at {facts.host}, {facts.cpus} processors, {memory}")
+            yield Check(
+                "runtime", "ok", f"{facts.name} {facts.version} at {facts.host}, {facts.cpus} processors, {memory}"
+            )
             name = "image"
             found = images.status(connected, sandbox_options(settings)).found
             if found is None:
                 raise images.missing(sandbox_options(settings), "the engine does not have it")
             yield Check("image", "ok", f"{found.name}, {units.human_bytes(found.size)}")
             name = "container"
-            yield Check("container", "ok", asyncio.run(run_one_line(settings)))
+            filters = filters_check(settings, connected)
+            yield Check("container", "ok", "ran print(1): no network, read-only input, limits in force")
+            yield filters
     except RlmError as error:
         yield failed(name, error)
 
 
+def filters_check(settings: config.Settings, connected: Engine) -> Check:
+    """What confines the code in a container, which is started for it. Raises `RlmError` when that fails."""
+    from ..sandbox.docker_sandbox import DockerSandbox
+
+    options = replace(sandbox_options(settings), pull="never")
+    made = run_one_line(lambda folder: DockerSandbox(options, folder=folder, engine=connected))
+    return confinement_check(*asyncio.run(made))
+
+
 class NoHost(Host):
     """A host that has no models: the check makes no sub-calls."""
+
+    schema = ""
 
     async def answer(self, call: SubCall, deliver: Callable[[int, SubReply], None]) -> None:
         """Refuse every item."""
@@ -170,20 +200,57 @@ class NoHost(Host):
         """Nothing is counted."""
         return {}
 
+    def progress(self, done: int, total: int | None) -> None:
+        """Nobody watches."""
 
-async def run_one_line(settings: config.Settings) -> str:
-    """`print(1)` under the production flags, with a mounted file; what the container reported at boot was right, or
-    this raises `SandboxError`."""
-    from dataclasses import replace
 
-    from ..errors import SandboxError
-    from ..sandbox.docker_sandbox import DockerSandbox
+def confinement_check(boot: BootFacts, worker: WorkerFacts) -> Check:
+    """What confines the code inside the container: filters, and whether it can look into the process that reports about
+    it. What is required was checked before."""
+    there = {
+        "the engine's system call filter": boot.seccomp == 2,
+        "ours": worker.filtered,
+        "a closed supervisor": not boot.dumpable,
+        "Landlock": worker.landlock > 0,
+    }
+    active = [name for name, held in there.items() if held]
+    said = f"{', '.join(active)}{f' {worker.landlock}' if worker.landlock else ''}; {boot.machine}"
+    if boot.seccomp != 2:
+        fix = 'take "seccomp-profile": "unconfined" out of /etc/docker/daemon.json, or use an engine built with seccomp'
+        return Check("filters", "warn", f"{said}: the engine's own filter is off", fix)
+    if not worker.filtered:
+        return Check("filters", "warn", f"{said}: rlm has no system call filter for this machine")
+    if not worker.landlock:
+        return Check("filters", "warn", f"{said}: no Landlock", "boot a kernel with Landlock (Linux 5.13 or later)")
+    return Check("filters", "ok", said)
+
+
+def process_check(settings: config.Settings, *, chosen: bool) -> Check:
+    """Whether `--sandbox process` works here. Where it is not `chosen`, it need not."""
+    from ..sandbox.process_sandbox import ProcessSandbox, refusal
+
+    try:
+        if refused := refusal():
+            raise refused
+        made = run_one_line(lambda folder: ProcessSandbox(sandbox_options(settings), folder=folder))
+        _, worker = asyncio.run(made)
+    except SandboxError as error:
+        if chosen:
+            return failed("process", error)
+        return Check("process", "ok", f"not possible here: {error.message.removeprefix('--sandbox process: ')}")
+    ran = f"ran print(1): strict system call filter, Landlock {worker.landlock}, memory limit"
+    return Check("process", "ok", ran if chosen else f"{ran}; only --sandbox process uses it")
+
+
+async def run_one_line(make: Callable[[Path], KernelSandbox]) -> tuple[BootFacts, WorkerFacts]:
+    """`print(1)` in a sandbox with the production settings and a file; `make` gets a private folder. Returns what the
+    sandbox reported at boot, which was right, or this raises `SandboxError`."""
     from ..sources import Document
 
     with tempfile.TemporaryDirectory(prefix="rlm-doctor-") as folder:
         probe = Path(folder).resolve() / "probe.txt"
         probe.write_bytes(b"1\n")
-        sandbox = DockerSandbox(replace(sandbox_options(settings), pull="never"), folder=Path(folder))
+        sandbox = make(Path(folder))
         try:
             await sandbox.open([Document("probe.txt", str(probe), 2)], NoHost())
             result = await sandbox.execute("print(context.strip())", timeout=30)
@@ -191,8 +258,8 @@ async def run_one_line(settings: config.Settings) -> str:
             await sandbox.close()
     if result.status != "ok" or result.stdout.head.strip() != "1":
         said = result.error or result.stderr.head or result.stdout.head or result.status
-        raise SandboxError(f"the container runs, but not our code: {said.strip()[-300:]}", code="sandbox_probe")
-    return "ran print(1): no network, read-only input, limits in force"
+        raise SandboxError(f"the sandbox runs, but not our code: {said.strip()[-300:]}", code="sandbox_probe")
+    return sandbox.facts
 
 
 # -- this machine --------------------------------------------------------------------------------------------------
@@ -201,6 +268,11 @@ async def run_one_line(settings: config.Settings) -> str:
 def place_checks(settings: config.Settings, places: config.Places) -> Iterator[Check]:
     """Where runs are kept can be written, and has room."""
     for name, folder in (("runs", places.runs), ("cache", places.cache)):
+        try:
+            refuse_foreign(folder)
+        except ConfigError as error:
+            yield failed(name, error)
+            continue
         existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
         try:
             with tempfile.TemporaryFile(dir=existing):

@@ -6,10 +6,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from .. import config
+from ..engine import REPAIRS
 from ..errors import AuthError, ExitCode
 from ..events import SCHEMA_VERSION, to_json
 from ..prompts import payload_chars
+from ..render.format import counted
 from ..render.sanitize import clean_line
 from ..routing import Mode, Route
 from ..sources import Corpus
@@ -52,7 +53,7 @@ def cost_range(models: Models, corpus: Corpus, mode: Mode) -> Range:
         # Logs and tables have up to twice the tokens that their bytes suggest.
         low, high = (root.at_most(times * tokens + OPENING_TOKENS, times * REPLY_TOKENS) for times in (1, 2))
         return Range(low, high if cap is None else min(high, cap))
-    calls = max(1, 4 * tokens // payload_chars(models.sub_window))
+    calls = max(1, 4 * tokens // payload_chars(models.windows[models.choice.sub]))
     reading = sub.at_most(int(tokens * PROMPT_SHARE), calls * REPLY_TOKENS) if mode == "rlm" else 0.0
     high = turns(LONG_TURNS) + reading
     return Range(turns(SHORT_TURNS), high if cap is None else min(high, cap))
@@ -72,7 +73,7 @@ def show_plan(
     if invocation.settings.output.format == "text":
         summary = summary_line(corpus, invocation.parsed.sources, invocation.source_options)
         lines = [f"question: {question}", f"sources: {summary}", *_model_lines(models, corpus, chosen)]
-        lines += [_limits_line(invocation.settings.limits), "dry run: nothing was sent and nothing was spent"]
+        lines += [_limits_line(invocation, chosen), "dry run: nothing was sent and nothing was spent"]
         sink.write("".join(f"{clean_line(line, 2_000)}\n" for line in lines).encode())
     else:
         sink.write(plan_json(question, corpus, models, chosen))
@@ -95,9 +96,22 @@ def _model_lines(models: Models | AuthError, corpus: Corpus, chosen: Route | Non
     ]
 
 
-def _limits_line(limits: config.Limits) -> str:
-    calls = "any number of" if limits.subcalls is None else compact_count(limits.subcalls)
-    return f"limits: {limits.iterations} turns, {calls} sub-calls"
+def _limits_line(invocation: Invocation, chosen: Route | None) -> str:
+    """Without a model the mode is the one that was asked for."""
+    settings, limits = invocation.settings, invocation.settings.limits
+    mode = chosen.mode if chosen else settings.mode
+    if mode == "rlm-d0" or limits.depth == 0 or limits.subcalls == 0:
+        calls = "no sub-calls"
+    elif limits.subcalls is None:
+        calls = "any number of sub-calls"
+    else:
+        calls = f"{compact_count(limits.subcalls)} sub-call{'' if limits.subcalls == 1 else 's'}"
+    by_code = f"{counted(limits.iterations, 'turn')}, {calls}"
+    if mode != "direct":
+        return f"limits: {by_code}"
+    repairs = min(REPAIRS, limits.iterations - 1) if invocation.schema else 0
+    first = f"one call, and up to {counted(repairs, 'repair')}" if repairs else "one call"
+    return f"limits: {first}; if it has to go on by code: {by_code}"
 
 
 def plan_json(question: str, corpus: Corpus, models: Models | AuthError, chosen: Route | None) -> bytes:

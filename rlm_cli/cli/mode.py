@@ -13,7 +13,7 @@ from ..models.facts import LOCAL_PROVIDERS, facts, output_limit
 from ..render.ticker import Ticker
 from ..sandbox.decoded import read_texts
 from ..sources import Corpus
-from .wiring import Docker, Models
+from .wiring import Models, Runtime
 
 LOCAL_WINDOW = 4_096
 """Tokens that a local server gives a model unless it was told otherwise; it cuts longer prompts without a word."""
@@ -64,17 +64,17 @@ def most_bytes(settings: config.Settings, models: Models) -> int:
 
 
 def preflight(
-    settings: config.Settings, names: Sequence[str], models: Models, docker: Docker, ticker: Ticker
+    settings: config.Settings, names: Sequence[str], models: Models, box: Runtime, ticker: Ticker
 ) -> SandboxError | None:
     """Reach the engine before anything is read, where code will run in any case or reading may take long. What is wrong
     with it is returned, not raised, while one call might still answer. Raises `SandboxError`."""
     if not may_be_direct(settings, models):
-        docker.ready(ticker)
+        box.ready(ticker)
         return None
     if all(map(_is_small_file, names)):
         return None
     try:
-        docker.reach()
+        box.reach()
     except SandboxError as error:
         return error
     return None

@@ -124,9 +124,9 @@ def _print_default(ctx: typer.Context, *, json: bool) -> None:
         show.as_json({"schema_version": 1, **shown, "origins": origins})
         return
     for label, value in shown.items():
-        print(f"{label:5}{value}")
+        show.line(f"{label:5}{value}")
     if settings.model or settings.sub_model:
-        print(f"     set by {origins['model' if settings.model else 'sub_model']}")
+        show.line(f"     set by {origins['model' if settings.model else 'sub_model']}")
 
 
 def choice_of(settings: config.Settings, env: Mapping[str, str]) -> Choice:

@@ -91,7 +91,7 @@ KEY_OPTIONS: Sequence[KeyOption] = (
     ),
     KeyOption("Run", "cache.enabled", ("--no-cache",), value=False, help="the opposite of --cache"),
     KeyOption("Run", "logs.enabled", ("--no-log",), value=False, help="keep no record of this run [RLM_NO_LOG]"),
-    KeyOption("Sandbox", "sandbox.runtime", ("--sandbox",), "auto|docker"),
+    KeyOption("Sandbox", "sandbox.runtime", ("--sandbox",), "auto|docker|podman|process"),
     KeyOption("Sandbox", "sandbox.image", ("--image",), "REF"),
     KeyOption("Sandbox", "sandbox.pull", ("--pull",), "missing|always|never"),
     KeyOption("Sandbox", "sandbox.memory", ("--memory",), "SIZE"),

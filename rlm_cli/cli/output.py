@@ -54,7 +54,8 @@ class FileSink(Sink):
         try:
             if Path(name).is_dir():
                 raise IsADirectoryError(21, "it is a folder" if name else "it has no name")
-            super().__init__((self._scratch or Path(name)).open("ab"))
+            # Beside its place only as a new file: somebody else may write to that folder, too.
+            super().__init__((self._scratch or Path(name)).open("xb" if self._scratch else "ab"))
         except OSError as error:
             raise UsageError(
                 f"cannot write the answer to {name!r}: {error.strerror}",

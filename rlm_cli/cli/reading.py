@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from .. import config
+from ..in_place import open_in_place
 from ..prompts import InputFacts
 from ..prompts.texts import LISTING, SAMPLE_CHARS
 from ..render.ticker import Ticker
@@ -118,7 +120,7 @@ def _heads(documents: tuple[Document, ...]) -> tuple[tuple[str, str], ...]:
 def _excerpt(document: Document, offset: int, size: int) -> str:
     """A few characters for orientation; the kernel decodes the document properly."""
     try:
-        with document.path.open("rb") as file:
+        with os.fdopen(open_in_place(document.file), "rb") as file:
             file.seek(offset)
             raw = file.read(size)
     except OSError:

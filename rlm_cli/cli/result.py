@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .. import __version__
-from ..engine import Outcome, answer_data, answer_text
+from ..engine import answer_data, answer_text
 from ..errors import ExitCode, NoAnswerError, RlmError
 from ..events import (
     AnswerFile,
@@ -26,6 +26,7 @@ from ..events import (
     Warned,
 )
 from ..sandbox import Answer
+from ..task import Outcome
 from .boundary import error_info
 
 

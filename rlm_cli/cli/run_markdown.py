@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from .. import units
 from ..events import CodeWritten, Output, Record, Result, RunFinished, RunStarted, StepStarted
 from ..render.citations import citation_lines
+from ..render.format import counted
 
 
 def as_markdown(records: Iterable[Record], answer: Iterable[str] = ()) -> Iterator[str]:
@@ -25,7 +26,7 @@ def _part(record: Record, answer: Iterable[str]) -> Sequence[str | Iterable[str]
     match record.event:
         case RunStarted() as event:
             models = event.models.root + (f", sub-calls {event.models.sub}" if event.models.sub else "")
-            read = f"{event.sources.files} files, {units.human_bytes(event.sources.bytes)}"
+            read = f"{counted(event.sources.files, 'file')}, {units.human_bytes(event.sources.bytes)}"
             return [f"# Run {event.run_id}", _quoted(event.question), f"Models: {models}. Sources: {read}."]
         case StepStarted(step=step):
             return [f"## Step {step}"]
@@ -41,7 +42,8 @@ def _part(record: Record, answer: Iterable[str]) -> Sequence[str | Iterable[str]
 
 def _ending(result: Result, answer: Iterable[str]) -> Sequence[str | Iterable[str]]:
     cost = units.money(result.cost.usd) if result.cost.known else "unknown cost"
-    facts = f"{result.status}, {result.calls.total} calls, {cost}, {units.human_seconds(result.timing.total_s)}"
+    calls, took = counted(result.calls.total, "call"), units.human_seconds(result.timing.total_s)
+    facts = f"{result.status}, {calls}, {cost}, {took}"
     error = [f"{result.error.code}: {result.error.message}"] if result.error else []
     said = [answer] if result.answer_file else [result.answer] if result.answer else []
     evidence = "\n".join(line.plain for line in citation_lines(result.citations, most=len(result.citations)))

@@ -18,6 +18,7 @@ import typer
 from .. import config, runlog, units
 from ..errors import InputError, UsageError
 from ..events import AnswerFile, Result, record_to_json, to_json
+from ..render.sanitize import clean_pieces
 from . import options, show
 from .run_markdown import as_markdown
 from .scratch import sweep
@@ -95,7 +96,7 @@ def _print_headers(settings: config.Settings, headers: Sequence[runlog.RunHeader
         result = header.result
         cost = "" if result is None else units.money(result.cost.usd) if result.cost.known else "?"
         seconds = units.human_seconds(result.timing.total_s) if result else ""
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(header.started))
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(header.started)) if header.started else ""
         models = [] if narrow else [header.models.root]
         rows.append([header.id, when, header.status, cost, seconds, *models, header.question])
     names = ("run", "started", "status", "cost", "time", *(() if narrow else ("model",)), "question")
@@ -216,7 +217,7 @@ def path(
     run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="without it: the folder of all runs")] = None,
 ) -> None:
     """Print the folder of a run, or of all runs."""
-    print(_find(ctx, run) if run else options.places(ctx).runs)
+    show.line(str(_find(ctx, run) if run else options.places(ctx).runs))
 
 
 @app.command(cls=options.Command)
@@ -252,7 +253,8 @@ def _exported(directory: Path, to: str) -> Iterator[str]:
     result = runlog.read_result(directory)
     answer = _answer_texts(directory, result.answer_file) if result and result.answer_file else None
     if to == "md":
-        yield from as_markdown(records, answer or ())
+        # A report is read, by `cat` or in a browser; whoever wants the bytes takes the JSON.
+        yield from clean_pieces(as_markdown(records, answer or ()))
         return
     mark = secrets.token_hex(16)
     shown = replace(result, answer=mark) if result and answer else result

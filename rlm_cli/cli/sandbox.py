@@ -12,11 +12,12 @@ import typer
 from .. import config, units
 from ..events import to_json
 from . import options, show
-from .wiring import sandbox_options
+from .wiring import make_engine, sandbox_options
 
 if TYPE_CHECKING:
     from ..sandbox.container import ContainerFacts, Engine, VolumeFacts
     from ..sandbox.image import OnImageProgress
+    from .doctor import Check
 
 app = options.command_group(
     """Status, image and leftovers of the sandbox.
@@ -33,15 +34,22 @@ ImageName = Annotated[str, typer.Option("--image", metavar="REF", help="instead 
 
 @app.command(cls=options.Command)
 def status(ctx: typer.Context, json: options.Json = False) -> None:
-    """Say what engine runs, which image is there, and which containers are left. Exit 5 when nothing can run."""
+    """Say what engine runs, which image is there, which containers are left, what confines the code in one of them, and
+    whether it could be done without. Exit 5 when nothing can run.
+
+    For that it runs one line of Python in each, as rlm doctor does.
+    """
     from ..sandbox import image as images
+    from .doctor import filters_check, process_check
 
     settings = options.settings(ctx)
-    with engine() as connected:
+    with engine(settings) as connected:
         facts = connected.probe()
         found = images.status(connected, sandbox_options(settings))
         containers = connected.containers()
         volumes = connected.volumes()
+        filters = filters_check(settings, connected) if found.found else None
+    process = process_check(settings, chosen=False)
     if json:
         show.as_json(
             {
@@ -51,19 +59,29 @@ def status(ctx: typer.Context, json: options.Json = False) -> None:
                 "candidates": list(found.candidates),
                 "containers": [to_json(container) for container in containers],
                 "volumes": [to_json(volume) for volume in volumes],
+                "filters": _said(filters),
+                "process": _said(process),
             }
         )
     else:
-        print(f"engine      Docker {facts.version} at {facts.host}, {facts.os}")
+        show.line(f"engine      {facts.name} {facts.version} at {facts.host}, {facts.os}")
         memory = units.human_bytes(facts.memory)
-        print(f"            {facts.cpus} processors, {memory} of memory, cgroup v{facts.cgroup}")
+        show.line(f"            {facts.cpus} processors, {memory} of memory, cgroup v{facts.cgroup}")
         named = f"{found.found.name}, {units.human_bytes(found.found.size)}" if found.found else "none"
-        print(f"image       {named}")
-        print(f"containers  {_in_use(containers)}")
+        show.line(f"image       {named}")
+        show.line(f"containers  {_in_use(containers)}")
         if volumes:
-            print(f"volumes     {_in_use(volumes)}")
+            show.line(f"volumes     {_in_use(volumes)}")
+        for check in (filters, process):
+            if check is not None:
+                show.line(f"{check.name:11} {check.text}")
     if found.found is None:
         raise images.missing(sandbox_options(settings), "the engine does not have it")
+
+
+def _said(check: Check | None) -> dict[str, str] | None:
+    """None: it could not be tried without an image."""
+    return None if check is None else {"status": check.status, "text": check.text}
 
 
 def _in_use(found: Sequence[ContainerFacts | VolumeFacts]) -> str:
@@ -80,9 +98,9 @@ def pull(ctx: typer.Context, image: ImageName = "") -> None:
 
     settings = options.settings(ctx)
     wanted = image or sandbox_options(settings).image
-    with engine() as connected, _progress(settings) as on_progress:
+    with engine(settings) as connected, _progress(settings) as on_progress:
         got = images.pull(connected, wanted, on_progress=on_progress)
-    print(f"{got.name}  {units.human_bytes(got.size)}")
+    show.line(f"{got.name}  {units.human_bytes(got.size)}")
 
 
 @app.command(cls=options.Command)
@@ -94,9 +112,9 @@ def build(
     from ..sandbox import image as images
 
     settings = options.settings(ctx)
-    with engine() as connected, _progress(settings) as on_progress:
+    with engine(settings) as connected, _progress(settings) as on_progress:
         made = images.build(connected, mirror=mirror, on_progress=on_progress)
-    print(f"{made.name}  {units.human_bytes(made.size)}")
+    show.line(f"{made.name}  {units.human_bytes(made.size)}")
 
 
 @app.command(cls=options.Command)
@@ -106,20 +124,18 @@ def prune(
 ) -> None:
     """Remove containers and copied inputs of killed runs. Those of running ones, and of other machines, stay."""
     settings = options.settings(ctx)
-    with engine() as connected:
+    with engine(settings) as connected:
         gone = connected.prune(dry_run=dry_run)
     for thing in gone:
-        print(thing.name)
+        show.line(thing.name)
     verb = "would remove" if dry_run else "removed"
     show.note(settings, f"{verb} {len(gone)} leftover{'' if len(gone) == 1 else 's'}")
 
 
 @contextlib.contextmanager
-def engine() -> Iterator[Engine]:
-    """The container engine; the docker package is imported here and not before."""
-    from ..sandbox.container import Engine
-
-    connected = Engine()
+def engine(settings: config.Settings) -> Iterator[Engine]:
+    """The container engine, closed at the end."""
+    connected = make_engine(settings)
     try:
         yield connected
     finally:

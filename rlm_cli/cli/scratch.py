@@ -16,8 +16,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from .. import config
+from ..errors import ConfigError, RlmError
+from ..private import is_foreign, make_private, open_new
 from ..sandbox.guard import Guard
 from ..sandbox.owner import Owner
 
@@ -42,12 +45,13 @@ class Scratch:
 @contextlib.contextmanager
 def scratch(places: config.Places, *, run: Path | None = None) -> Iterator[Scratch]:
     """A new private folder. Removes first what dead commands left. `run`: the folder of a run that is to begin; if it
-    never does because we are killed, that goes with ours."""
+    never does because we are killed, that goes with ours. Raises `ConfigError` where the cache is somebody else's."""
+    refuse_foreign(places.cache)
     sweep(places)
     parent = places.cache / SCRATCH
     try:
-        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder = parent / secrets.token_hex(8)
+        make_private(parent)
+        folder = parent.resolve() / secrets.token_hex(8)
         folder.mkdir(mode=0o700)
         made = Scratch(folder, places.cache / TRANSFERS)
     except OSError:
@@ -58,8 +62,31 @@ def scratch(places: config.Places, *, run: Path | None = None) -> Iterator[Scrat
         with contextlib.suppress(OSError):  # no /bin/sh, no process to spare: the owner's name must do
             stack.callback(Guard.of_command(folder, run).release)
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        (folder / OWNER).write_text(f"{Owner.here()}\n{run or ''}", "utf-8", "surrogateescape")
+        try:
+            with os.fdopen(open_new(folder / OWNER), "w", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(f"{Owner.here()}\n{run or ''}")
+        except OSError as error:
+            raise full(folder, error) from error
         yield made
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raises `ConfigError` unless the folder is ours, or not there yet."""
+    if is_foreign(folder):
+        raise ConfigError(
+            f"{folder} belongs to another user, who could read and change what rlm keeps there",
+            hint=f"sudo chown -R {os.geteuid()} {quote(str(folder))}, or set RLM_HOME to a folder of your own",
+            code="foreign_folder",
+        )
+
+
+def full(folder: Path, error: OSError) -> RlmError:
+    """Nothing can be written to our own folder."""
+    return RlmError(
+        f"nothing can be kept in {folder.parent}: {error.strerror or error}",
+        hint="free some space there, or use another disk: RLM_HOME=/path rlm ...",
+        code="disk",
+    )
 
 
 def sweep(places: config.Places) -> int:

@@ -6,12 +6,13 @@ import asyncio
 import shutil
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from .. import __version__, config
 from ..children import Children
 from ..direct import ask_directly
-from ..engine import Deps, Found, Limits, Outcome, Task, run
+from ..engine import run
 from ..errors import Interrupted, LimitError, RlmError, SandboxError
 from ..events import Bus, Citation, Listener, ModelPair, Preparing, Result, RunFinished, RunStarted, Totals, Warned
 from ..prompts import InputFacts
@@ -19,10 +20,11 @@ from ..render.views import View
 from ..routing import Mode
 from ..sandbox import Answer
 from ..sources import Corpus
+from ..task import Check, Deps, Found, Limits, Outcome, Task, nothing_wrong
 from .boundary import crash
 from .interrupts import Interrupts, handling
 from .result import Tally, failed, finished, no_answer
-from .wiring import Docker, Models
+from .wiring import Models, Runtime
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,9 @@ class Plan:
     models: ModelPair
     limits: Limits
     caps: Mapping[str, float | None] = field(default_factory=dict)
-    aliases: Mapping[str, str] = field(default_factory=dict)
     mode: Mode = "rlm"
     mode_why: str = ""
-    check: Callable[[Answer], str] = lambda _answer: ""
+    check: Check = nothing_wrong
     cite: bool = True
     """Whether the answer's evidence is asked for, and looked up."""
     schema: str = ""
@@ -72,14 +73,14 @@ class Ended:
 def ask_once(
     plan: Plan,
     models: Models,
-    docker: Docker,
+    box: Runtime,
     *,
     listeners: tuple[Listener, ...],
     view: View,
     debug: bool = False,
 ) -> Ended:
     """Run the plan in `view`. Every failure becomes the run's result, a bug of ours too: its record has an end."""
-    tally = Tally()
+    tally, found = Tally(), Found()
     bus = Bus((tally, *listeners, view))
     bus.emit(
         RunStarted(
@@ -93,58 +94,60 @@ def ask_once(
             plan.note,
             plan.mode,
             plan.mode_why,
+            box.name,
         )
     )
     for warning in (*plan.warnings, *plan.corpus.notes):
         bus.emit(Warned(warning))
     try:
-        ended = asyncio.run(_under_signals(plan, models, docker, bus, tally, view))
+        ended = asyncio.run(_under_signals(plan, models, box, bus, tally, view, found))
     except KeyboardInterrupt:  # before the signals were ours
         ended = _failed(plan, tally, Interrupted("interrupted by Ctrl-C"), models.totals())
     except Exception as error:  # noqa: BLE001 - the run's edge: what was paid for is in the result
-        ended = _failed(plan, tally, crash(error, debug=debug), models.totals())
+        ended = _stopped(plan, tally, bus, crash(error, debug=debug), found, models.totals())
     bus.emit(RunFinished(ended.result))
     return ended
 
 
-async def _under_signals(plan: Plan, models: Models, docker: Docker, bus: Bus, tally: Tally, view: View) -> Ended:
-    sandbox = docker.sandbox(plan.run_id, bus.emit)
+async def _under_signals(
+    plan: Plan, models: Models, box: Runtime, bus: Bus, tally: Tally, view: View, found: Found
+) -> Ended:
+    sandbox = box.sandbox(plan.run_id, bus.emit)
     task = Task(
         question=plan.question,
         documents=plan.corpus.documents,
         facts=plan.facts,
         root=plan.models.root,
         sub=plan.models.sub,
-        sub_window=models.sub_window,
-        root_window=models.root_window,
-        aliases=plan.aliases,
+        windows=models.windows,
+        aliases=models.aliases,
+        refused=models.refused,
         limits=plan.limits,
         check=plan.check,
         cite=plan.cite,
         schema=plan.schema,
         depth=plan.depth,
     )
-    children = Children(sandbox.child, sandbox.placed, docker.folder, warn=lambda message: bus.emit(Warned(message)))
-    deps = Deps(models.chain(bus.emit), sandbox, bus.emit, models.view, children=children)
+    children = Children(sandbox.child, sandbox.placed, box.folder, warn=lambda message: bus.emit(Warned(message)))
+    deps = Deps(models.chain(bus.emit), sandbox, bus.emit, models.view, found=found, children=children)
     main = asyncio.ensure_future((ask_directly if plan.mode == "direct" else run)(task, deps))
 
     def kill() -> None:
-        for made in (*children.live, sandbox):
-            made.kill_now()
-        view.close()
+        with ThreadPoolExecutor(max_workers=2) as pool:  # side by side: an engine may be slow to answer
+            pool.map(lambda each: each.kill_now(), (children, sandbox))
         if plan.scratch is not None:
             shutil.rmtree(plan.scratch, ignore_errors=True)
 
-    interrupts = Interrupts(main, view.say, kill)
+    interrupts = Interrupts(main, view.say, view.close, kill)
     with handling(interrupts):
         try:
             outcome = await main
             for change in await sandbox.changes():
                 bus.emit(Warned(change))
-            citations = await _citations(plan, outcome.answer, docker.text_limit, bus, interrupts)
+            citations = await _citations(plan, outcome.answer, box.text_limit, bus, interrupts)
             ended = _ended(plan, tally, outcome, models.totals(), citations)
         except asyncio.CancelledError:
-            ended = _stopped(plan, tally, bus, interrupts.error(), deps.found, models.totals())
+            ended = _stopped(plan, tally, bus, interrupts.error(), found, models.totals())
         except RlmError as error:
             ended = _failed(plan, tally, error, models.totals())
         finally:
@@ -197,8 +200,8 @@ def _ended(plan: Plan, tally: Tally, outcome: Outcome, totals: Totals, citations
     )
 
 
-def _stopped(plan: Plan, tally: Tally, bus: Bus, error: Interrupted, found: Found, totals: Totals) -> Ended:
-    """A person's or the system's decision: what was found until then is still worth something."""
+def _stopped(plan: Plan, tally: Tally, bus: Bus, error: RlmError, found: Found, totals: Totals) -> Ended:
+    """A person's or the system's decision, or a bug of ours: what was found until then is still worth something."""
     if found.answer is None or plan.limits.on_limit == "fail":
         return _failed(plan, tally, error, totals)
     bus.emit(Warned(found.note))

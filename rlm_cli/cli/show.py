@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ..render.look import Look
     from ..render.tables import Column
 
+NOTE_CELLS = 10_000
+
 
 def as_json(value: Any) -> None:
     """One JSON value, the same on a terminal and in a pipe; ASCII, so that a file name that is no text, or one with
@@ -39,17 +41,17 @@ def line(text: str) -> None:
     if sys.stdout.isatty():
         from ..render.sanitize import clean_line
 
-        text = clean_line(text)
+        text = " " * (len(text) - len(text.lstrip(" "))) + clean_line(text)
     print(text)
 
 
 def note(settings: config.Settings, text: str) -> None:
-    """A remark on stderr; nothing with -q. `text` may hold names from anywhere."""
+    """A remark on stderr, one line; nothing with -q. `text` may hold names from anywhere."""
     if not settings.run.quiet:
         from ..render.look import look_for, writable
-        from ..render.sanitize import clean
+        from ..render.sanitize import clean_line
 
-        print(clean(text), file=writable(sys.stderr, look_for(sys.stderr)))
+        print(clean_line(text, NOTE_CELLS), file=writable(sys.stderr, look_for(sys.stderr)))
 
 
 def warnings(settings: config.Settings) -> None:

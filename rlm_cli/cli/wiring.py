@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
-import time
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import config
-from ..engine import LedgerView
+from ..errors import SandboxError
 from ..events import ROOT, Emit, ModelPair, Preparing, Totals, Warned
 from ..models import Model
 from ..models.breaker import Breaker
 from ..models.cached import Cached
 from ..models.catalog import Choice, choose_models, needs_nothing, secret_values
-from ..models.facts import Price, facts, per_million
+from ..models.facts import Facts, Price, check_options, facts, per_million
 from ..models.ledger import Budgeted, Caps, Ledger, Pricing, pricing
 from ..models.limited import Limited
 from ..models.reported import Reported
@@ -25,13 +26,13 @@ from ..models.retrying import Retrying
 from ..models.router import Router
 from ..models.store import ReplyStore
 from ..render.ticker import Ticker
-from ..sandbox import SandboxOptions
+from ..sandbox import RootSandbox, SandboxOptions
+from ..task import LedgerView
 from ..units import human_bytes
 
 if TYPE_CHECKING:
     from ..models.provider import ProviderOptions
     from ..sandbox.container import Engine
-    from ..sandbox.docker_sandbox import DockerSandbox
     from ..sandbox.image import ImageProgress
 
 
@@ -39,11 +40,13 @@ class Models:
     """The models of one run: chosen, priced and capped when made; `chain` builds what the engine asks.
 
     Raises `AuthError` when no model can be chosen or its key is missing, `UsageError` for a price that is unknown
-    under a cap the user asked for. Nothing slow happens until `start_loading`, which imports LiteLLM in a thread.
+    under a cap the user asked for, and for options that it cannot have. Nothing slow happens until `start_loading`,
+    which imports LiteLLM in a thread.
     """
 
     def __init__(self, settings: config.Settings, env: Mapping[str, str], *, cost_given: bool) -> None:
         self._settings, self._env = settings, env
+        check_options(settings.model_options)
         key = config.api_key(env)
         self.choice: Choice = choose_models(
             settings.model and settings.model_id(settings.model),
@@ -73,14 +76,9 @@ class Models:
         return self.pricing.note
 
     @property
-    def sub_window(self) -> int | None:
-        """The sub-model's window in tokens."""
-        return facts(self.choice.sub).window
-
-    @property
-    def root_window(self) -> int | None:
-        """The root's window in tokens."""
-        return facts(self.choice.root).window
+    def windows(self) -> Mapping[str, int | None]:
+        """Tokens that each model takes that may be asked, None where that is not known."""
+        return {name: facts(name).window for name in (self.choice.root, self.choice.sub, *self.aliases.values())}
 
     @property
     def view(self) -> LedgerView:
@@ -89,9 +87,17 @@ class Models:
 
     @property
     def aliases(self) -> Mapping[str, str]:
-        """The user's names that the model's code may use. One whose price is unknown would break the dollar cap."""
-        capped, prices = self.pricing.caps.usd is not None, self.pricing.prices
-        return {name: model for name, model in self._settings.aliases.items() if not capped or model in prices}
+        """The user's names that the model's code may use."""
+        refused = self.refused
+        return {name: model for name, model in self._settings.aliases.items() if name not in refused}
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Those that it may not use, and why: a model whose price is unknown would break the dollar cap."""
+        if self.pricing.caps.usd is None:
+            return {}
+        unpriced = [name for name, model in self._settings.aliases.items() if model not in self.pricing.prices]
+        return dict.fromkeys(unpriced, "its price is unknown, and what this run may cost is capped")
 
     def totals(self) -> Totals:
         return self.ledger.totals()
@@ -105,20 +111,19 @@ class Models:
 
     def chain(self, emit: Emit) -> Model:
         """`Reported(Cached(Budgeted(Retrying(Limited(Breaker(Provider()))))))`, for one event loop."""
-        time_s = self._settings.limits.time_s
         limited = Limited(Breaker(self._providers), self._settings.limits.concurrency)
-        deadline = None if time_s is None else time.monotonic() + time_s
-        retrying = Retrying(limited, emit, may_retry=self.ledger.extend, deadline=deadline)
+        retrying = Retrying(limited, emit, may_retry=self.ledger.extend)
         asked = {"base": self._settings.api.base, "options": dict(self._settings.model_options)}
-        cached = Cached(self._budgeted(retrying), saved=self.ledger.note_saved, store=self._store, options=asked)
+        budgeted = self._budgeted(retrying, lambda message: emit(Warned(message), ROOT))
+        cached = Cached(budgeted, saved=self.ledger.note_saved, store=self._store, options=asked)
         return Reported(cached, emit, self.ledger)
 
-    def _budgeted(self, inner: Model) -> Model:
+    def _budgeted(self, inner: Model, warn: Callable[[str], None]) -> Model:
         if self.built_in:
-            return Budgeted(inner, self.ledger)
+            return Budgeted(inner, self.ledger, warn=warn)
         from ..models.provider import count_request
 
-        return Budgeted(inner, self.ledger, limit=self._options().output_limit, count=count_request)
+        return Budgeted(inner, self.ledger, limit=self._options().output_limit, count=count_request, warn=warn)
 
     async def close(self) -> None:
         """Release the providers' connections; bring the replies kept on disk below their bound."""
@@ -147,6 +152,8 @@ class Models:
             api_base=self._settings.api.base or "",
             api_key=key.value if key else "",
             options=self._settings.model_options,
+            timeout_s=self._settings.api.timeout,
+            reply_s=self._settings.api.reply_timeout,
             secrets=secret_values(self._env),
         )
 
@@ -157,17 +164,17 @@ def _provider_kind(model: str) -> str:
 
 def _pricing(settings: config.Settings, choice: Choice, *, cost_given: bool) -> Pricing:
     limits, given = settings.limits, settings.run.price
-    asked = dict.fromkeys((choice.root, choice.sub))
-    entries = [
-        replace(facts(name), price=_configured(settings, name) or facts(name).price)
-        for name in dict.fromkeys((*asked, *settings.aliases.values()))
-    ]
+
+    def priced(names: Iterable[str]) -> list[Facts]:
+        return [replace(facts(name), price=_configured(settings, name) or facts(name).price) for name in names]
+
     return pricing(
-        [entry for entry in entries if entry.model in asked or entry.price is not None],
+        priced((choice.root, choice.sub)),
         Caps(limits.cost, limits.tokens, limits.subcalls),
         usd_is_explicit=cost_given,
         override=per_million(given.input, given.output) if given else None,
         allow_unknown=limits.allow_unknown_cost,
+        others=dict(zip(settings.aliases, priced(settings.aliases.values()), strict=True)),
     )
 
 
@@ -180,11 +187,89 @@ def _configured(settings: config.Settings, name: str) -> Price | None:
     return replace(per_million(price.input, price.output), cached=cached)
 
 
-class Docker:
-    """A Docker Engine, imported and connected when it is needed; `sandbox` makes one container on it."""
+class Runtime(ABC):
+    """Where the model's code will run; `folder` is the run's private one. Nothing happens before it is asked for."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """As `--sandbox` has it."""
 
     def __init__(self, settings: config.Settings, folder: Path) -> None:
-        self._options, self._folder = sandbox_options(settings), folder
+        self._settings, self._options, self.folder = settings, sandbox_options(settings), folder
+
+    @abstractmethod
+    def ready(self, ticker: Ticker) -> None:
+        """Get ready for `sandbox`, with progress where it may take long. Raises `SandboxError`."""
+
+    @abstractmethod
+    def reach(self) -> None:
+        """Find out that it is there, and nothing more. Raises `SandboxError`."""
+
+    @abstractmethod
+    def sandbox(self, run_id: str, emit: Emit) -> RootSandbox:
+        """A sandbox for one run; not opened, which a run that needs none never does."""
+
+    def close(self) -> None:
+        """Release what it holds."""
+        return
+
+    @property
+    def text_limit(self) -> int:
+        """Bytes up to which a document is a str: it is held twice while it is decoded, at up to four bytes a
+        character."""
+        return min(64 * 1024**2, self._options.memory // 16)
+
+
+def runtime(settings: config.Settings, folder: Path) -> Runtime:
+    """The one that the settings name. A process only by its name, never in place of a container."""
+    return (Process if settings.sandbox.runtime == "process" else Docker)(settings, folder)
+
+
+class Process(Runtime):
+    """A confined process of this machine."""
+
+    @property
+    def name(self) -> str:
+        """See `Runtime.name`."""
+        return "process"
+
+    def ready(self, ticker: Ticker) -> None:  # noqa: ARG002
+        """See that this machine and user can confine one."""
+        self.reach()
+
+    def reach(self) -> None:
+        """The same: it takes a millisecond."""
+        from ..sandbox.process_sandbox import refusal
+
+        if refused := refusal():
+            raise refused
+
+    def sandbox(self, run_id: str, emit: Emit) -> RootSandbox:  # noqa: ARG002
+        """See `Runtime.sandbox`."""
+        from ..sandbox.process_sandbox import ProcessSandbox
+
+        return ProcessSandbox(
+            self._options,
+            folder=self.folder,
+            text_limit=self.text_limit,
+            on_stage=lambda what, done, total: emit(Preparing(what, done, total), ROOT),
+            on_note=lambda note: emit(Warned(note), ROOT),
+        )
+
+
+class Docker(Runtime):
+    """A Docker Engine, imported and connected when it is needed; `sandbox` makes one container on it."""
+
+    @property
+    def name(self) -> str:
+        """See `Runtime.name`: which engine it is where that is known, else which it is to be."""
+        if self._engine is not None and self._is_ready:
+            return self._engine.flavor.lower()
+        return "podman" if self._settings.sandbox.runtime == "podman" else "docker"
+
+    def __init__(self, settings: config.Settings, folder: Path) -> None:
+        super().__init__(settings, folder)
         self._engine: Engine | None = None
         self._is_ready = False
 
@@ -193,12 +278,20 @@ class Docker:
         from ..sandbox.image import resolve_image
 
         if not self._is_ready:
+            self.reach()
             resolve_image(self._connected(), self._options, on_progress=lambda progress: _show(ticker, progress))
             self._options, self._is_ready = replace(self._options, pull="never"), True
 
     def reach(self) -> None:
         """Connect, and nothing more. Raises `SandboxError`."""
-        self._connected().api()
+        from ..sandbox.engine_errors import UNREACHED
+
+        try:
+            self._connected().api()
+        except SandboxError as error:
+            if error.code in UNREACHED:
+                raise with_alternative(error) from error
+            raise
 
     def close(self) -> None:
         """Release the engine's connections."""
@@ -206,23 +299,16 @@ class Docker:
             self._engine.close()
 
     def _connected(self) -> Engine:
-        from ..sandbox.container import Engine
-
-        self._engine = self._engine or Engine()  # connects at its first call
+        self._engine = self._engine or make_engine(self._settings)  # connects at its first call
         return self._engine
 
-    @property
-    def folder(self) -> Path:
-        """The run's private one."""
-        return self._folder
-
-    def sandbox(self, run_id: str, emit: Emit) -> DockerSandbox:
-        """A sandbox for one run; not opened, which a run that needs none never does."""
+    def sandbox(self, run_id: str, emit: Emit) -> RootSandbox:
+        """See `Runtime.sandbox`."""
         from ..sandbox.docker_sandbox import DockerSandbox
 
         return DockerSandbox(
             replace(self._options, run_id=run_id),
-            folder=self._folder,
+            folder=self.folder,
             engine=self._connected(),
             on_image=lambda image: emit(Preparing(f"{image.phase} {image.name}", image.done, image.total), ROOT),
             text_limit=self.text_limit,
@@ -230,11 +316,25 @@ class Docker:
             on_note=lambda note: emit(Warned(note), ROOT),
         )
 
-    @property
-    def text_limit(self) -> int:
-        """Bytes up to which a document is a str: it is held twice while it is decoded, at up to four bytes a
-        character."""
-        return min(64 * 1024**2, self._options.memory // 16)
+
+def with_alternative(error: SandboxError) -> SandboxError:
+    """There is no engine: where this machine can do without, what that costs belongs to the advice."""
+    from ..sandbox.process_sandbox import refusal
+
+    if refusal() is not None:
+        return error
+    hint = f"{error.hint}; or, without a container and less well protected: --sandbox process (rlm help sandbox)"
+    return SandboxError(error.message, hint=hint, code=error.code)
+
+
+def make_engine(settings: config.Settings) -> Engine:
+    """The container engine that the settings mean; the docker package is imported here and not before."""
+    from ..sandbox.container import Engine
+    from ..sandbox.podman import podman_hosts
+
+    uid = os.getuid() if hasattr(os, "getuid") else 0
+    named = settings.sandbox.runtime
+    return Engine(runtime="auto" if named == "process" else named, podman=podman_hosts(config.environment(), uid))
 
 
 def sandbox_options(settings: config.Settings) -> SandboxOptions:

@@ -113,13 +113,11 @@ def choice(*names: str) -> Kind[Any]:
 def runtime(value: object) -> Any:
     """Refuse by name what is planned and not there, rather than run something else."""
     text = _text(value).lower()
-    if text in ("auto", "docker"):
+    if text in ("auto", "docker", "podman", "process"):
         return text
-    if text == "podman":
-        raise ValueError("podman is reached as an engine of Docker's kind: set DOCKER_HOST to its socket")
     if text == "local":
-        raise ValueError("model code only ever runs in a container")
-    raise ValueError(f"{value!r} is not one of auto, docker")
+        raise ValueError("model code runs in a container; where there can be none: --sandbox process")
+    raise ValueError(f"{value!r} is not one of auto, docker, podman, process")
 
 
 def or_none(kind: Kind[T]) -> Kind[T | None]:

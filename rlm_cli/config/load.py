@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
+import stat
+import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -79,7 +83,11 @@ def examine(
     findings = Findings()
     file = places(env, config_file).config_file
     explicit = config_file is not None or "RLM_CONFIG" in env
-    user = _from_file(file, "user", findings) if explicit or file.exists() else []
+    user: list[Given] = []
+    if error := exposed(file, named=explicit):
+        findings.problems.append(error)
+    elif explicit or file.exists():
+        user = _from_file(file, "user", findings)
     project = project_file(cwd or Path.cwd())
     trusted = _build([*user], findings)
     safe = [given for given in _from_file(project, "project", findings) if _allowed(given, trusted, findings)]
@@ -190,6 +198,27 @@ def read_file(path: Path) -> str:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}", hint="rlm config path") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8", hint="rlm config edit") from error
+
+
+def exposed(path: Path, *, named: bool) -> ConfigError | None:
+    """Why the user's own file is not believed, by the rules of ssh: others can write it, or it belongs to somebody else
+    and was not `named` by a flag or a variable. It says where the key is sent. A group of the user's own is no others.
+    """
+    try:
+        facts = path.stat()
+    except OSError:  # reading it says why
+        return None
+    if sys.platform == "win32" or not stat.S_ISREG(facts.st_mode):
+        return None
+    spelt, why = quote(str(path)), "what it says of endpoints decides where keys are sent"
+    if not named and facts.st_uid not in (0, os.geteuid()):
+        hint = f"look at it, then: sudo chown {os.geteuid()} {spelt}"
+        return ConfigError(f"{path} belongs to another user: {why}", hint=hint, code="config_exposed")
+    others = stat.S_IWOTH if facts.st_gid == facts.st_uid else stat.S_IWOTH | stat.S_IWGRP
+    if facts.st_mode & others:
+        hint = f"look at it, then: chmod go-w {spelt}"
+        return ConfigError(f"{path} can be written by other users: {why}", hint=hint, code="config_exposed")
+    return None
 
 
 def toml_problem(path: Path, text: str) -> ConfigError | None:

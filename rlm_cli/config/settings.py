@@ -112,7 +112,7 @@ class Limits:
     time_s: float | None = _key(
         or_none(DURATION),
         900.0,
-        "longest a run may take",
+        "longest a run may take, its last turn included",
         name="time",
         env="RLM_MAX_TIME",
         flag="--max-time",
@@ -121,7 +121,7 @@ class Limits:
     iterations: int = _key(
         count(1, 10_000),
         30,
-        "most turns of the root model",
+        "most turns of the root model, and of each child run",
         env="RLM_MAX_ITERATIONS",
         flag="--max-iterations",
         project="lower",
@@ -135,12 +135,17 @@ class Limits:
         project="lower",
     )
     subcalls: int | None = _key(
-        or_none(count(0)), 500, "most sub-calls", env="RLM_MAX_SUBCALLS", flag="--max-subcalls", project="lower"
+        or_none(count(0)),
+        500,
+        "most calls below the root's own turns: sub-calls, and turns of child runs",
+        env="RLM_MAX_SUBCALLS",
+        flag="--max-subcalls",
+        project="lower",
     )
     concurrency: int = _key(
         count(1, 1024),
         32,
-        "most sub-calls in flight at once; fewer while more do not pay, or at rate limits",
+        "most of these calls in flight at once; fewer while more do not pay, or at rate limits",
         env="RLM_CONCURRENCY",
         flag="--concurrency",
         project="lower",
@@ -212,19 +217,20 @@ class Output:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """The container that runs the model's code."""
+    """The container, or the confined process, that runs the model's code."""
 
-    runtime: Literal["auto", "docker"] = _key(
-        Kind(runtime, {"enum": ["auto", "docker"]}),
+    runtime: Literal["auto", "docker", "podman", "process"] = _key(
+        Kind(runtime, {"enum": ["auto", "docker", "podman", "process"]}),
         "auto",
-        "container runtime",
+        "what runs the model's code; auto: Docker, and where none answers Podman; process: no container "
+        "(rlm help sandbox)",
         env="RLM_SANDBOX",
         flag="--sandbox",
     )
     image: str | None = _key(
         OPTIONAL_TEXT, None, "image to run; unset: the pinned default", env="RLM_SANDBOX_IMAGE", flag="--image"
     )
-    memory: int = _key(SIZE, 2 * 1024**3, "memory of the container", flag="--memory")
+    memory: int = _key(SIZE, 2 * 1024**3, "memory that the model's code may have", flag="--memory")
     cpus: float = _key(NUMBER, 2.0, "processors of the container", flag="--cpus")
     step_timeout: float = _key(DURATION, 120.0, "longest one piece of code may compute", flag="--step-timeout")
     pull: Literal["missing", "always", "never"] = _key(
@@ -254,6 +260,10 @@ class Api:
     """Where models are asked."""
 
     base: str | None = _key(OPTIONAL_TEXT, None, "URL of the model API", env="RLM_API_BASE", flag="--api-base")
+    timeout: float = _key(
+        DURATION, 180.0, "longest to wait for a sub-call's reply, or for the next piece of one that is streamed"
+    )
+    reply_timeout: float = _key(DURATION, 600.0, "longest that one reply may take, however steadily it comes")
 
 
 @dataclass(frozen=True)
@@ -270,7 +280,7 @@ class Run:
     price: Price | None = _key(
         OPTIONAL_PRICE,
         None,
-        "dollars for a million tokens, in and out, of models without a known price",
+        "dollars for a million tokens, in and out, of models without a known price; of root and sub-model if known",
         env="RLM_PRICE",
         flag="--price",
         switch=True,
@@ -390,6 +400,7 @@ OTHER_VARIABLES: Sequence[tuple[str, str]] = (
     ("EDITOR", "what `rlm config edit` opens (VISUAL goes first)"),
     ("HTTP_PROXY, HTTPS_PROXY, NO_PROXY", "how model providers and URLs are reached; never passed to the sandbox"),
     ("DOCKER_HOST", "the container engine to use"),
+    ("CONTAINER_HOST", "where Podman's service listens; unset: $XDG_RUNTIME_DIR and /run are looked in"),
     ("XDG_CONFIG_HOME, XDG_STATE_HOME, XDG_CACHE_HOME", "where configuration, runs and cache are kept"),
 )
 

@@ -9,11 +9,13 @@ from typing import Any
 
 MAX_STATEMENT_LINES = 200
 """Finding the lines of one assignment costs their square; beyond this the lines of a file are not known."""
+IN_ARRAY = "[]"
 
 
 @dataclass(frozen=True)
 class Statement:
-    """Lines `start` to `end` (from 0, end excluded) of a TOML file: a `[table]` header, or one assignment to `path`."""
+    """Lines `start` to `end` (from 0, end excluded) of a TOML file: a `[table]` header, or one assignment to `path`.
+    Below `[[table]]` is one table of many, which `path` names by `IN_ARRAY`."""
 
     start: int
     end: int
@@ -41,7 +43,7 @@ def toml_statements(text: str) -> Iterator[Statement]:
             if end > min(len(lines), at + MAX_STATEMENT_LINES):
                 return
         header = bare.startswith("[")
-        path = _path_of(_parse(bare)) if header else (*table, *_assigned(lines[at]))
+        path = _header(bare) if header else (*table, *_assigned(lines[at]))
         table = path if header else table
         yield Statement(at, end, path, header)
         at = end
@@ -52,6 +54,11 @@ def _parse(text: str) -> dict[str, Any] | None:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError:
         return None
+
+
+def _header(line: str) -> tuple[str, ...]:
+    path = _path_of(_parse(line))
+    return (*path, IN_ARRAY) if line.startswith("[[") else path
 
 
 def _assigned(line: str) -> tuple[str, ...]:

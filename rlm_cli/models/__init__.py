@@ -28,8 +28,10 @@ class Message:
 class Request:
     """One logical call. `call` is its id in the event stream, unique in the run; `model` a resolved id.
 
-    `cut`, when set, is asked after each streamed piece with the text so far; a number means: end the text there and
-    close the stream. `max_output` is in tokens, None for the model's default.
+    `cut`, when set, is called for each attempt, and what it gives is asked after each streamed piece with the text of
+    that attempt so far; a number means: end the text there and close the stream. `max_output` is in tokens, None for
+    the model's default. `deadline` is when whoever asks stops waiting, by the event loop's clock, None: never. It
+    cancels the call then; nothing is begun that would take longer.
     """
 
     call: str
@@ -38,8 +40,9 @@ class Request:
     messages: tuple[Message, ...]
     span: Span = ROOT
     step: int = 0
-    cut: Cut | None = None
+    cut: Callable[[], Cut] | None = None
     max_output: int | None = None
+    deadline: float | None = None
 
     @property
     def chars(self) -> int:
@@ -76,10 +79,12 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Spent:
-    """What a failed call used up anyway: requests sent, and tokens that may have been billed (estimated)."""
+    """What a failed call used up anyway: requests sent, and tokens that may have been billed (estimated). `cost_usd` is
+    what the ledger booked for them; None: not known, or not booked yet."""
 
     attempts: int = 0
     usage: Usage = Usage()
+    cost_usd: float | None = None
 
 
 def note_spent(error: BaseException, spent: Spent) -> None:

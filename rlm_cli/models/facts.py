@@ -16,10 +16,25 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from ..events import Role, Usage
 
 ROOT_OUTPUT = 16_384
 SUB_OUTPUT = 8_192
+OUTPUT_OPTIONS = ("max_tokens", "max_completion_tokens")
+_RETRIES = ("rlm tries again by itself, and counts it", "leave it out")
+_STREAM = ("the root's replies are streamed, and no others", "leave it out")
+TAKEN: Mapping[str, tuple[str, str]] = {
+    "model": ("it has a flag", "-m MODEL --sub-model MODEL"),
+    "messages": ("they are the conversation", "leave it out"),
+    "n": ("one reply is read, and all would be paid for", "leave it out"),
+    "max_retries": _RETRIES,
+    "num_retries": _RETRIES,
+    "stream": _STREAM,
+    "stream_options": _STREAM,
+    "timeout": ("it has a setting", "--set api.timeout=5m --set api.reply_timeout=10m"),
+}
+"""Options of the API that may not come from the user: why, and what to do instead."""
 LOCAL_PROVIDERS = frozenset({"ollama", "ollama_chat", "lm_studio", "llamafile", "docker_model_runner", "oobabooga"})
 """Providers that run on the user's own machine: legitimately $0, and they need no key."""
 
@@ -92,6 +107,28 @@ def output_limit(model: str, role: Role) -> int:
     """The tokens of output to ask for when nobody said: the model's own limit, or less, by role."""
     limit = SUB_OUTPUT if role == "sub" else ROOT_OUTPUT
     return min(limit, facts(model).max_output or limit)
+
+
+def own_output_limit(options: Mapping[str, Any]) -> int | None:
+    """The same as the user says it among the options of the API; None when nobody did. Raises `UsageError` for what is
+    no number of tokens: it is what a call reserves."""
+    for name in OUTPUT_OPTIONS:
+        value = options.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+        if value is not None:
+            raise UsageError(f"{name} = {value} is no number of tokens", hint=f"-O {name}=4096", code="model_option")
+    return None
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raises `UsageError` for options of the API that rlm sets itself, or counts with."""
+    for name in options:
+        if name in TAKEN:
+            raise UsageError(
+                f"-O {name}=... is not for you to set: {TAKEN[name][0]}", hint=TAKEN[name][1], code="model_option"
+            )
+    own_output_limit(options)
 
 
 def all_models() -> Iterator[Facts]:

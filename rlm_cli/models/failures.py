@@ -13,12 +13,14 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 from ..errors import AuthError, ProviderError, RlmError, TransientError
 from ..events import Role
 from .catalog import KEYS, provider_of
 
 DETAIL_CHARS = 400
+LATER = "Try again later; the provider's status page may say when."
 
 NO_KEY = re.compile(
     r"api_key client option must be set|missing .{0,40}api.?key|api.?key.{0,20}not (?:set|found)|no api.?key", re.I
@@ -43,17 +45,21 @@ UNKNOWN_MODEL = re.compile(
 BROKE = re.compile(
     r"connection error|connection reset|server disconnected|connection refused|payload is not completed", re.I
 )
+PART = re.compile(r"payload is not completed|peer closed connection without sending complete|IncompleteRead", re.I)
 BROKEN = {"TransportError", "ClientConnectionError", "ClientPayloadError", "ConnectionError", "gaierror"}
 UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 WAIT = re.compile(r"(?:retry|try again) in (\d+(?:\.\d+)?) ?(ms|s)|retryDelay\W+(\d+(?:\.\d+)?)()s", re.I)
 PREFIX = re.compile(r"^(?:litellm\.\w+: |\w*(?:Error|Exception) ?[:-] (?:- )?|\w+Exception - )+")
+NOISE = re.compile(r" ssl:(?:<[^>]*>|\w+)|\.? Handle with `litellm\.\w+`\.?")
+"""What LiteLLM and aiohttp say to programmers in the middle of a sentence."""
+NO_PROVIDER = "LLM Provider NOT provided"
 SECRETS = (
     (re.compile(r"\b(?:sk|gsk|xai|pk|rk|or|r8|hf|pplx|fw|csk|tgp)[-_][\w*.-]{6,}"), "[key]"),
     (re.compile(r"\bAIza[\w-]{20,}"), "[key]"),
     (re.compile(r"([?&](?:key|api_key|apikey|token|access_token|sig|signature)=)[^&\s'\"]+", re.I), r"\1[key]"),
     (re.compile(r"((?:authorization|x-api-key|api-key)\W{1,4}(?:(?:bearer|basic)\s+)?)[^\s'\",}]+", re.I), r"\1[key]"),
     (re.compile(r"(bearer\s+)[\w.~+/=-]{6,}", re.I), r"\1[key]"),
-    (re.compile(r"(https?://)[^/\s@]+@"), r"\1[key]@"),
+    (re.compile(r"([a-z][a-z\d+.-]*://)[^/\s@]+@", re.I), r"\1[key]@"),
 )
 
 
@@ -70,12 +76,18 @@ class Failure:
     def where(self) -> str:
         return redact(self.api_base, self.secrets) or provider_of(self.model) or self.model
 
+    @property
+    def option(self) -> str:
+        """The flag that chooses the model."""
+        return "--sub-model" if self.role == "sub" else "-m"
+
 
 def redact(text: str, secrets: tuple[str, ...] = ()) -> str:
     """`text` without keys: the known `secrets` by value, others by their usual looks."""
     for secret in secrets:
         if len(secret) >= 6:
-            text = text.replace(secret, "[key]")
+            for spelling in (secret, quote(secret, safe="")):  # as it is, and as it stands in a URL
+                text = text.replace(spelling, "[key]")
     for pattern, replacement in SECRETS:
         text = pattern.sub(replacement, text)
     return text
@@ -90,7 +102,8 @@ def explain(error: BaseException, failure: Failure) -> RlmError:
     if isinstance(inner, Exception) and type(error).__name__ == "MidStreamFallbackError":
         return explain(inner, failure)
     text = str(error)
-    detail = redact(_said(PREFIX.sub("", text.split("\nTraceback")[0]).strip()), failure.secrets)[:DETAIL_CHARS]
+    said = NOISE.sub("", _said(PREFIX.sub("", text.split("\nTraceback")[0]).strip()))
+    detail = redact(said, failure.secrets)[:DETAIL_CHARS]
     return _by_wording(error, text, failure, detail) or _by_status(error, failure, detail)
 
 
@@ -117,11 +130,7 @@ def _by_wording(error: BaseException, text: str, failure: Failure, detail: str) 
     if status in (None, 400, 413, 422) or type(error).__name__ == "ContextWindowExceededError":
         return _by_request_wording(error, text, failure, detail)
     if status == 402 or (status in (403, 429) and QUOTA.search(text) and not WAIT.search(text)):
-        return ProviderError(
-            f"the account at {failure.where} has no quota or credit left: {detail}",
-            hint="Add credit with the provider, or choose another model with -m.",
-            code="quota_exhausted",
-        )
+        return _spent(failure, detail)
     return None
 
 
@@ -140,9 +149,10 @@ def _by_request_wording(error: BaseException, text: str, failure: Failure, detai
     if BAD_KEY.search(text):  # Google says 400 to a wrong key
         return _rejected(failure, detail)
     if QUOTA.search(text):  # so does Anthropic to an empty account
-        return ProviderError(f"the account at {failure.where} has no credit left: {detail}", code="quota_exhausted")
+        return _spent(failure, detail)
     if FILTER.search(text + code) or kind == "ContentPolicyViolationError":
-        return ProviderError(f"{failure.model} refused the prompt (content filter): {detail}", code="content_filter")
+        message = f"{failure.model} refused the prompt (content filter): {detail}"
+        return ProviderError(message, hint=f"Choose another model with {failure.option}.", code="content_filter")
     if UNKNOWN_MODEL.search(text) or code == "model_not_found":
         return _unknown(failure, detail)
     return None
@@ -151,7 +161,7 @@ def _by_request_wording(error: BaseException, text: str, failure: Failure, detai
 def _by_status(error: BaseException, failure: Failure, detail: str) -> RlmError:
     status, kind = status_of(error), type(error).__name__
     if isinstance(error, TimeoutError) or "Timeout" in kind or status == 408:
-        return TransientError(f"{failure.model} did not answer in time", code="timeout")
+        return TransientError(f"{failure.model} did not answer in time", hint=LATER, code="timeout")
     if status == 401:
         return _rejected(failure, detail)
     if status == 403:
@@ -161,15 +171,20 @@ def _by_status(error: BaseException, failure: Failure, detail: str) -> RlmError:
     if status == 404:
         return _unknown(failure, detail)
     if status == 429:
-        wait = retry_after(error)
-        return TransientError(f"{failure.where} is rate limiting: {detail}", code="rate_limited", retry_after=wait)
+        message, wait = f"{failure.where} is rate limiting: {detail}", retry_after(error)
+        hint = "Try again later, or ask for less at a time: --concurrency 4"
+        return TransientError(message, hint=hint, code="rate_limited", retry_after=wait)
     if _broke(error) and getattr(error, "litellm_response_headers", None) is None:
-        return TransientError(f"the connection to {failure.where} broke: {detail}", code="connection_reset")
+        message = f"the connection to {failure.where} broke: {detail}"
+        return TransientError(message, hint=_reach(failure), code="connection_reset")
     if status is not None and (status >= 500 or status == 409):
         message = f"{failure.where} is not available ({status}): {detail}"
-        return TransientError(message, code="provider_unavailable", retry_after=retry_after(error))
+        return TransientError(message, hint=LATER, code="provider_unavailable", retry_after=retry_after(error))
     if status is not None:
-        return ProviderError(f"{failure.model} refused the request ({status}): {detail}", code="bad_request")
+        message = f"{failure.model} refused the request ({status}): {detail}"
+        return ProviderError(
+            message, hint=f"Look at -O, if given; or choose another model with {failure.option}.", code="bad_request"
+        )
     return ProviderError(f"asking {failure.model} failed ({kind}): {detail}", hint="rlm doctor", code="provider")
 
 
@@ -179,7 +194,22 @@ def _rejected(failure: Failure, detail: str) -> AuthError:
     return AuthError(f"{failure.where} rejected the API key: {detail}", hint=hint, code="key_rejected")
 
 
+def _spent(failure: Failure, detail: str) -> ProviderError:
+    message = f"the account at {failure.where} has no quota or credit left: {detail}"
+    hint = f"Add credit with the provider, or choose another model with {failure.option}."
+    return ProviderError(message, hint=hint, code="quota_exhausted")
+
+
+def _reach(failure: Failure) -> str:
+    if failure.api_base:
+        return "Check that a server answers there (--api-base, RLM_API_BASE)."
+    return "Check the network and, where there is one, the proxy (HTTPS_PROXY)."
+
+
 def _unknown(failure: Failure, detail: str) -> ProviderError:
+    if NO_PROVIDER in detail:
+        message = f"unknown model {failure.model}: no provider is known to have it"
+        return ProviderError(message, hint="Write PROVIDER/MODEL; rlm models list -a", code="unknown_model")
     hint = f"rlm models list {failure.model.rpartition('/')[2].partition('-')[0]}"
     return ProviderError(f"unknown model {failure.model}: {detail}", hint=hint, code="unknown_model")
 
@@ -192,6 +222,12 @@ def _broke(error: BaseException) -> bool:
         for link in _chain(error)
         if not type(link).__module__.startswith("litellm")
     ) or bool(BROKE.search(str(error)))
+
+
+def reply_began(error: BaseException) -> bool:
+    """Whether the connection died while a whole reply was on its way: it was made, so it may be billed, though nobody
+    has it. One that died before may have reached nobody."""
+    return PART.search(str(error)) is not None
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -229,8 +265,10 @@ def _from_headers(headers: Mapping[str, str], now: Callable[[], float]) -> float
     value = lower.get("retry-after", "")
     if (seconds := _number(value)) is not None:
         return seconds
-    date = email.utils.parsedate_to_datetime(value) if "GMT" in value else None
-    return max(0.0, date.timestamp() - now()) if date else None
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now()) if "GMT" in value else None
+    except (ValueError, OverflowError):  # no date that there is
+        return None
 
 
 def _number(text: str) -> float | None:

@@ -3,7 +3,8 @@
 One `Ledger` counts root calls, sub-calls, children, retries and repairs, when the response arrives and before
 anything is parsed. `Budgeted` reserves the most a call can cost before it goes out; a call that would pass a cap
 waits while only other calls' reservations are in the way, and is refused when it cannot fit even after them. So the
-cap holds under any fan-out, as long as the estimates are upper bounds (`Budgeted` says how they are made).
+cap holds under any fan-out, as long as the estimates are upper bounds (`Budgeted` says how they are made). A provider
+that bills more than was asked for breaks that: the truth is booked, and its model's later calls reserve as much more.
 
 A part of the cap is kept back for the root's final "answer with what you have" turn; only role "final" of the
 outermost run may use it.
@@ -12,6 +13,7 @@ outermost run may use it.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from ..errors import LimitError, UsageError
 from ..events import Calls, Cost, Role, RoleUsage, Totals, Usage
 from ..units import money
-from . import Completion, Message, Model, OnText, Request, Spent, spent_by
+from . import Completion, Message, Model, OnText, Request, Spent, note_spent, spent_by
 from .facts import Facts, Price, output_limit
 
 DEFAULT_TOKEN_CAP = 2_000_000
@@ -31,11 +33,13 @@ FINAL_SHARE = 0.3
 LEAST_OUTPUT: Mapping[Role, int] = {"root": 2_048, "sub": 1_024, "final": 256}
 """Below this many tokens of output a call is not worth its input: it is refused instead of shortened."""
 MESSAGE_TOKENS = 8
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class Caps:
-    """What the tree may use; None: no cap. `tokens` counts input and output of all calls."""
+    """What the tree may use; None: no cap. `tokens` counts input and output of all calls, `subcalls` all calls but the
+    outermost run's own turns: sub-calls, and the turns of child runs."""
 
     usd: float | None = 1.0
     tokens: int | None = None
@@ -58,21 +62,32 @@ def pricing(
     usd_is_explicit: bool,
     override: Price | None = None,
     allow_unknown: bool = False,
+    others: Mapping[str, Facts] | None = None,
 ) -> Pricing:
-    """Decide what is known about cost before the first call.
+    """Decide what is known about cost before the first call. `models` are the root and the sub-model, `others` those
+    that the code may ask for, by their aliases.
 
-    `override` (`--price`) prices the models whose price is unknown; when all are known, all of them. With a price
-    unknown, dollars cannot be capped: a cap the user asked for raises `UsageError` (unless `allow_unknown`), the
-    default one is replaced by a cap on tokens, and the note says so.
+    `override` (`--price`) prices what is unknown; when root and sub-model are known, both of them. With the price of
+    one of these unknown, dollars cannot be capped: a cap the user asked for raises `UsageError` (unless
+    `allow_unknown`), the default one is replaced by a cap on tokens, and the note says so. One of the others that is
+    unknown has no price here, and must not be asked while dollars are capped.
     """
-    found = {entry.model: entry.price for entry in models}
-    unknown = [model for model, price in found.items() if price is None]
+    asked = {entry.model: entry.price for entry in models}
+    others = {alias: entry for alias, entry in (others or {}).items() if entry.model not in asked}
+    rest = {entry.model: entry.price for entry in others.values()}
+    unknown = [model for model, price in asked.items() if price is None]
     if override is not None:
-        found |= dict.fromkeys(unknown or found, override)
+        asked |= dict.fromkeys(unknown or asked, override)
+        rest = {model: price or override for model, price in rest.items()}
         unknown = []
-    prices = {model: price for model, price in found.items() if price is not None}
-    if not unknown or caps.usd is None:
+    prices = {model: price for model, price in (asked | rest).items() if price is not None}
+    unpriced = [f"{alias} ({entry.model})" for alias, entry in others.items() if rest[entry.model] is None]
+    if caps.usd is None:
+        unknown += unpriced
         return Pricing(prices, caps, f"price of {', '.join(unknown)} unknown" if unknown else "")
+    if not unknown:
+        left_out = ", ".join(unpriced)
+        return Pricing(prices, caps, f"price of {left_out} unknown: not offered to the code" if left_out else "")
     names = ", ".join(unknown)
     if usd_is_explicit and not allow_unknown:
         raise UsageError(
@@ -87,8 +102,8 @@ def pricing(
 
 @dataclass(frozen=True)
 class Need:
-    """The most a call may use. `last` is true for the outermost run's final turn, which may use the reserve;
-    `price` is the model's, None when unknown."""
+    """The most a call may use. `sub`: it counts towards the cap on sub-calls; `last` is true for the outermost run's
+    final turn, which may use the reserve; `price` is the model's, None when unknown."""
 
     usd: float
     tokens: int
@@ -114,12 +129,22 @@ class _Waiting:
 
 
 @dataclass
+class _Held:
+    """What is set aside for a call in flight, and what its failed attempts have used of it."""
+
+    need: Need
+    lost: Usage = Usage()
+    lost_usd: float = 0.0
+
+
+@dataclass
 class _Books:
     """The running sums of what was settled."""
 
     calls: Calls = Calls()
     root: Usage = Usage()
     sub: Usage = Usage()
+    usage_by_model: dict[str, Usage] = field(default_factory=dict)
     usd: float = 0.0
     known: bool = True
     by_model: dict[str, float] = field(default_factory=dict)
@@ -137,7 +162,9 @@ class Ledger:
         self._caps = caps
         self._prices = prices
         self._books = _Books()
-        self._held: dict[str, Need] = {}
+        self._held: dict[str, _Held] = {}
+        self._held_sum = Need(0.0, 0)
+        self._excess: dict[str, float] = {}
         self._queue: deque[_Waiting] = deque()
         self._subcalls = 0
         self._kept = Need(0.0, 0)
@@ -168,10 +195,12 @@ class Ledger:
         held = self._held.get(call)
         if held is None:
             return False
-        more = Need(held.price.cost(usage) if held.price else 0.0, usage.total, last=held.last)
+        need = held.need
+        more = Need(need.price.cost(usage) if need.price else 0.0, usage.total, last=need.last)
         if self._passes(more, self._in_flight()):
             return False
-        self._held[call] = replace(held, usd=held.usd + more.usd, tokens=held.tokens + more.tokens)
+        need = replace(need, usd=need.usd + more.usd, tokens=need.tokens + more.tokens)
+        self._hold(call, _Held(need, held.lost + usage, held.lost_usd + more.usd))
         return True
 
     def keep_for_final(self, usd: float, tokens: int) -> None:
@@ -189,6 +218,9 @@ class Ledger:
             payable = min(payable, tokens - input_tokens)
         tier = price.at(input_tokens) if price else None
         if usd is not None and price and tier and tier.output > 0:
+            # Prices are round figures, so this often comes out at a whole number of tokens: the sums' rounding errors
+            # must not make a call of just that size one that does not fit.
+            usd -= (self._caps.usd or 0.0) * ROUNDING
             payable = min(payable, (usd - price.at_most(input_tokens, 0)) / tier.output)
         return int(max(0.0, payable))
 
@@ -199,14 +231,22 @@ class Ledger:
 
         A call that sent no request is not counted.
         """
-        held = self._held.pop(call, None)
-        cost = self.price_of(model, spent.usage)
+        held = self._let_go(call) or _Held(Need(0.0, 0))
+        # Each attempt has a price of its own: their sum may be in a tier in which none of them was.
+        last = self.price_of(model, _without(spent.usage, held.lost))
+        known = model in self._prices or not spent.usage.total
+        cost = last + held.lost_usd if known and last is not None else None
         if spent.attempts:
-            self._book(role, model, spent, cost)
-        elif held is not None and held.sub:
+            self._book(role, model, spent, cost, child=held.need.sub and role != "sub")
+            self._note_excess(model, held.need, spent.usage.total, cost or 0.0)
+        elif held.need.sub:
             self._subcalls -= 1
         self._admit()
         return cost
+
+    def excess(self, model: str) -> float:
+        """How many times what was set aside `model` has billed, at worst; 1.0 when that always held."""
+        return self._excess.get(model, 1.0)
 
     def note_saved(self, model: str, usage: Usage) -> None:
         """A sub-call was answered by an earlier reply that took `usage`."""
@@ -229,7 +269,7 @@ class Ledger:
     def totals(self) -> Totals:
         """The books at this moment."""
         books = self._books
-        usage = RoleUsage(books.root, books.sub, books.root + books.sub)
+        usage = RoleUsage(books.root, books.sub, books.root + books.sub, dict(books.usage_by_model))
         return Totals(
             books.calls, usage, Cost(books.usd, books.known, dict(books.by_model), books.saved_usd), self._caps.usd
         )
@@ -245,15 +285,22 @@ class Ledger:
 
     # -- inside
 
-    def _book(self, role: Role, model: str, spent: Spent, cost: float | None) -> None:
+    def _note_excess(self, model: str, need: Need, tokens: int, usd: float) -> None:
+        ratios = [used / held for used, held in ((tokens, need.tokens), (usd, need.usd)) if held]
+        most = max(ratios, default=1.0)
+        if most > 1.0 + ROUNDING:
+            self._excess[model] = max(self.excess(model), most)
+
+    def _book(self, role: Role, model: str, spent: Spent, cost: float | None, *, child: bool) -> None:
         books, old = self._books, self._books.calls
         retries = old.retries + spent.attempts - 1
         if role == "sub":
             books.calls = replace(old, sub=old.sub + 1, retries=retries)
             books.sub += spent.usage
         else:
-            books.calls = replace(old, root=old.root + 1, retries=retries)
+            books.calls = replace(old, root=old.root + 1, retries=retries, children=old.children + child)
             books.root += spent.usage
+        books.usage_by_model[model] = books.usage_by_model.get(model, Usage()) + spent.usage
         books.known = books.known and cost is not None
         books.usd += cost or 0.0
         books.by_model[model] = books.by_model.get(model, 0.0) + (cost or 0.0)
@@ -268,7 +315,7 @@ class Ledger:
                     head.turn.set_exception(self._refusal(limit, head.need))
             elif self._passes(head.need, self._in_flight()) is None:
                 self._queue.popleft()
-                self._held[head.call] = head.need
+                self._hold(head.call, _Held(head.need))
                 self._subcalls += head.need.sub
                 if not head.turn.done():
                     head.turn.set_result(None)
@@ -278,12 +325,24 @@ class Ledger:
                 return
 
     def _release(self, call: str, need: Need) -> None:
-        self._held.pop(call, None)
+        self._let_go(call)
         self._subcalls -= need.sub
 
+    def _hold(self, call: str, held: _Held) -> None:
+        """Set aside, in place of what was set aside for `call`. The sum is kept: thousands may be in flight."""
+        self._let_go(call)
+        self._held[call] = held
+        self._held_sum = Need(self._held_sum.usd + held.need.usd, self._held_sum.tokens + held.need.tokens)
+
+    def _let_go(self, call: str) -> _Held | None:
+        held = self._held.pop(call, None)
+        if held is not None:
+            left = Need(self._held_sum.usd - held.need.usd, self._held_sum.tokens - held.need.tokens)
+            self._held_sum = left if self._held else Need(0.0, 0)  # nothing is left of what was rounded
+        return held
+
     def _in_flight(self) -> Need:
-        held = self._held.values()
-        return Need(sum(need.usd for need in held), sum(need.tokens for need in held))
+        return self._held_sum
 
     def _left(self, *, last: bool, in_flight: Need) -> tuple[float | None, int | None]:
         caps, kept = self._caps, Need(0.0, 0) if last else self._kept
@@ -305,7 +364,7 @@ class Ledger:
     def _refusal(self, limit: str, need: Need) -> LimitError:
         caps, books = self._caps, self._books
         if limit == "subcalls":
-            return LimitError(limit, f"the cap of {caps.subcalls} sub-calls is reached", hint="Raise --max-subcalls.")
+            return LimitError(limit, f"the cap of {caps.subcalls:,} sub-calls is reached", hint="Raise --max-subcalls.")
         if limit == "tokens":
             message = (
                 f"the cap of {caps.tokens:,} tokens: {books.tokens:,} used, the next call may take {need.tokens:,}"
@@ -316,8 +375,20 @@ class Ledger:
         return LimitError(limit, message, hint="Raise --max-cost.")
 
 
+def _without(usage: Usage, lost: Usage) -> Usage:
+    """The last attempt's part of a call's tokens."""
+    return replace(
+        usage,
+        input=max(0, usage.input - lost.input),
+        output=max(0, usage.output - lost.output),
+        cached=max(0, usage.cached - lost.cached),
+        written=max(0, usage.written - lost.written),
+    )
+
+
 OutputLimit = Callable[[str, Role], int]
 Count = Callable[[Request], int]
+Warn = Callable[[str], None]
 
 
 class Budgeted:
@@ -326,7 +397,7 @@ class Budgeted:
     The estimate of a request's input is the number of its UTF-8 bytes: no tokenizer in use makes more tokens than
     that. Where that bound would take a sizeable part of what is left, `count` (a tokenizer, times `margin` for
     providers that use another one) says it closer. Output is bounded by `max_output`, which goes to the provider;
-    near the cap it is lowered to what can be paid for, down to `LEAST_OUTPUT`.
+    near the cap it is lowered to what can be paid for, down to `LEAST_OUTPUT`. `warn` hears of a model that bills more.
     """
 
     def __init__(
@@ -337,8 +408,10 @@ class Budgeted:
         limit: OutputLimit = output_limit,
         count: Count | None = None,
         margin: float = 2.0,
+        warn: Warn = lambda _message: None,
     ) -> None:
         self._inner, self._ledger, self._limit, self._count, self._margin = inner, ledger, limit, count, margin
+        self._warn = warn
 
     async def complete(self, request: Request, on_text: OnText | None = None) -> Completion:
         """As the inner model, with `cost_usd`. Raises `LimitError` without sending anything when a cap forbids it."""
@@ -349,16 +422,26 @@ class Budgeted:
         spent = Spent()
         try:
             completion = await self._inner.complete(request, on_text)
-            completion = replace(completion, usage=billed(completion, inputs))
+            completion = replace(completion, usage=billed(completion, inputs, request.max_output or 0))
             spent = Spent(completion.attempts, completion.usage)
         except BaseException as error:
             spent = spent_by(error)
+            note_spent(error, replace(spent, cost_usd=self._settle(request, spent)))
             raise
-        finally:
-            cost = self._ledger.settle(request.call, request.role, request.model, spent)
+        cost = self._settle(request, spent)
         if request.role == "root" and not request.span.depth:
             self._keep(request.model, completion.usage.total + FINAL_GROWTH)
         return replace(completion, cost_usd=cost)
+
+    def _settle(self, request: Request, spent: Spent) -> float | None:
+        known = self._ledger.excess(request.model)
+        cost = self._ledger.settle(request.call, request.role, request.model, spent)
+        if known == 1.0 < self._ledger.excess(request.model):
+            self._warn(
+                f"{request.model} billed more than it was asked for: {spent.usage.total:,} tokens, where at most "
+                f"{request.max_output:,} of output were allowed. From now on its calls keep more distance from the caps"
+            )
+        return cost
 
     async def _reserved(self, request: Request, inputs: int) -> Request:
         """The request as it can be paid for, with its cost set aside. What is left may have shrunk by the time it was
@@ -386,14 +469,19 @@ class Budgeted:
     def _within_means(self, request: Request, inputs: int) -> Request:
         wanted = request.max_output or self._limit(request.model, request.role)
         price = self._ledger.price(request.model)
+        inputs = math.ceil(inputs * self._ledger.excess(request.model))
         payable = self._ledger.output_within(price, inputs, wanted=wanted, last=is_last(request))
+        payable = int(payable / self._ledger.excess(request.model))
         return replace(request, max_output=max(payable, min(wanted, LEAST_OUTPUT[request.role])))
 
     def _need(self, request: Request, inputs: int) -> Need:
         output = request.max_output or 0
         price = self._ledger.price(request.model)
         usd = price.at_most(inputs, output) if price else 0.0
-        return Need(usd, inputs + output, sub=request.role == "sub", last=is_last(request), price=price)
+        excess = self._ledger.excess(request.model)
+        sub = request.role == "sub" or request.span.depth > 0
+        tokens = math.ceil((inputs + output) * excess)
+        return Need(usd * excess, tokens, sub=sub, last=is_last(request), price=price)
 
     def _keep(self, model: str, inputs: int) -> None:
         price = self._ledger.price(model)
@@ -411,10 +499,13 @@ def upper_bound(messages: Iterable[Message]) -> int:
     return sum(len(message.content.encode("utf-8", "replace")) + MESSAGE_TOKENS for message in messages)
 
 
-def billed(completion: Completion, inputs: int) -> Usage:
-    """The usage to book. A reply without one is never free: input as reserved, output by its length."""
+def billed(completion: Completion, inputs: int, most_output: int) -> Usage:
+    """The usage to book. A reply without one is never free: input as reserved, output by its length. An estimate is
+    never more than a provider could bill that keeps to what it was asked for."""
     usage = completion.usage
-    if usage.input and (usage.output or not completion.text):
+    if not usage.input or (completion.text and not usage.output):
+        output = usage.output or -(-len(completion.text.encode("utf-8", "replace")) // 2)
+        usage = replace(usage, input=usage.input or inputs, output=output, estimated=True)
+    if not usage.estimated or completion.attempts != 1:
         return usage
-    output = usage.output or -(-len(completion.text.encode("utf-8", "replace")) // 2)
-    return replace(usage, input=usage.input or inputs, output=output, estimated=True)
+    return replace(usage, input=min(usage.input, inputs), output=min(usage.output, most_output))

@@ -1,16 +1,18 @@
-"""How many sub-calls are in flight at a time, over the whole tree of runs: as many as pay, never more than allowed."""
+"""How many calls are in flight at a time, over the whole tree of runs: as many as pay, never more than allowed."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import TransientError
 from . import Completion, Model, OnText, Request
+from .retrying import would_wait
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -20,20 +22,31 @@ PAYS = 0.25
 """A wider window stays when it brings at least this part of what it would bring if calls did not slow each other."""
 REST_ROUNDS = 8
 """Rounds at the old width after a wider one that did not pay."""
-PAUSE_MOST_S = 90.0
+CALM_ROUNDS = 4
+"""Rounds after a 429 before the width grows again."""
 RATE_LIMITED = "rate_limited"
 
 
+class _Waiting(NamedTuple):
+    """A call that waits for a place. What comes first in this order goes first; no two have the same ticket."""
+
+    later: bool
+    ticket: int
+    turn: asyncio.Future[None]
+
+
 class Window:
-    """How many calls may be in flight, like TCP's congestion window.
+    """How many calls of one model may be in flight, like TCP's congestion window.
 
     It begins at `START`, doubles round after round (a round is as many replies as the window is wide, with calls
-    waiting all the while) as long as the rate of replies grows with it, and goes back when it does not: a server that
-    works on one request at a time gains nothing from a queue. A 429 halves it, once for all the calls that were in
-    flight then, holds every start until the server's Retry-After is over, and from then on it grows by an eighth.
+    waiting for it all the while) as long as the rate of replies grows with it, and goes back when it does not: a server
+    that works on one request at a time gains nothing from a queue. A 429 takes one place away: so a batch of which
+    a provider lets ten in goes on with ten, and one that refuses now and then, whoever asks, costs little. It also
+    holds every start until the server's Retry-After is over; from then on the window grows by an eighth every few
+    rounds.
     """
 
-    def __init__(self, most: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, most: int, clock: Callable[[], float]) -> None:
         self._most, self._clock = most, clock
         self.width = min(START, most)
         self.in_flight = 0
@@ -41,79 +54,55 @@ class Window:
         self._rest = 0
         self._narrower: tuple[int, float] | None = None
         """The width before the last growth, and its rate; None: nothing to compare."""
-        self._waiting: deque[asyncio.Future[None]] = deque()
         self._open_at = 0.0
-        self._cut_at = 0.0
-        self._wake: asyncio.TimerHandle | None = None
         self._replies, self._round_began = 0, 0.0
+        self._queues: tuple[deque[_Waiting], deque[_Waiting]] = (deque(), deque())
+        """Those who go first, and the others."""
 
-    @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """Hold one place, first come first served."""
-        await self._enter()
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
-            self._admit()
+    # -- who waits for it
 
-    async def _enter(self) -> None:
+    def queue(self, waiting: _Waiting) -> None:
         if not self.in_flight:
             self._new_round()
-        if not self._waiting and self._free():
-            self.in_flight += 1
-            return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        self._admit()
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # admitted in the same instant
-                self.in_flight -= 1
-                self._admit()
-            else:
-                self._waiting.remove(turn)
-            raise
+        self._queues[waiting.later].append(waiting)
 
-    def _free(self) -> bool:
-        return self.in_flight < self.width and self._clock() >= self._open_at
+    @property
+    def next(self) -> _Waiting | None:
+        """Whose turn it is. Who gave up meanwhile is passed over."""
+        for queue in self._queues:
+            while queue and queue[0].turn.done():
+                queue.popleft()
+            if queue:
+                return queue[0]
+        return None
 
-    def _admit(self) -> None:
-        while self._waiting and self._free():
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self.in_flight += 1
-                turn.set_result(None)
-        late = self._open_at - self._clock()
-        if self._waiting and late > 0 and self._wake is None:
-            self._wake = asyncio.get_running_loop().call_later(late, self._reopen)
+    @property
+    def late(self) -> float:
+        """Seconds until it opens again."""
+        return max(0.0, self._open_at - self._clock())
 
-    def _reopen(self) -> None:
-        self._wake = None
-        self._admit()
+    @property
+    def is_free(self) -> bool:
+        return self.in_flight < self.width and not self.late
 
     # -- what the replies say
 
     def replied(self) -> None:
         """A call succeeded."""
         self._replies += 1
-        if not self._waiting:  # nothing wanted to go out: the rate says nothing about the width
+        if self.next is None or self.in_flight < self.width:
+            # Nothing wanted to go out, or something else held it back: the rate says nothing about the width.
             self._new_round()
         elif self._replies >= self.width:
             self._end_of_round()
 
-    def refused(self, began: float, wait: float | None) -> None:
-        """A call that began then was told to slow down, for `wait` seconds if it was told how long."""
-        now = self._clock()
-        if wait:
-            self._open_at = max(self._open_at, now + min(wait, PAUSE_MOST_S))
-        if began < self._cut_at:
-            return  # sent before the last cut, which was meant for it too
-        self._cut_at = now
-        self.width = max(1, min(self.width, self.in_flight) // 2)
+    def refused(self, wait: float) -> None:
+        """A call was told to slow down; nothing starts for `wait` seconds."""
         self._doubling, self._narrower = False, None
-        self._new_round()
+        self.width, self._rest = max(1, self.width - 1), max(self._rest, CALM_ROUNDS)
+        if wait:
+            self._open_at = max(self._open_at, self._clock() + wait)
+            self._new_round()
 
     def _new_round(self) -> None:
         self._replies = 0
@@ -131,27 +120,76 @@ class Window:
             self._narrower = (self.width, rate)
             self.width = min(self._most, self.width + (self.width if self._doubling else max(1, self.width // 8)))
         self._new_round()
-        self._admit()
 
 
 class Limited:
-    """`Model` whose sub-calls share one `Window`. Root calls take no place: a parent's sub-calls must not be able to
-    keep its child's root waiting. Retrying sits outside, so that nobody holds a place while sleeping."""
+    """`Model` whose sub-calls and child runs' turns share the places of the tree: never more than `concurrency` are
+    taken, by whichever models, and of each model's calls as many as its `Window` lets through. One that is told to slow
+    down holds up no other.
+
+    First come first served, but a child's turn goes before the sub-calls that wait: thousands of its parent's must not
+    keep it waiting. The outermost run's turns take no place: while it thinks, no code of its own runs that could ask.
+    Retrying sits outside, so that nobody holds a place while sleeping.
+    """
 
     def __init__(self, inner: Model, concurrency: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._inner, self._clock = inner, clock
-        self.window = Window(concurrency, clock=clock)
+        self._inner, self._most, self._clock = inner, concurrency, clock
+        self.in_flight = 0
+        self.windows: dict[str, Window] = {}
+        """By model."""
+        self._tickets = itertools.count()
+        self._wake: asyncio.TimerHandle | None = None
 
     async def complete(self, request: Request, on_text: OnText | None = None) -> Completion:
-        if request.role != "sub":
+        if request.role != "sub" and not request.span.depth:
             return await self._inner.complete(request, on_text)
-        async with self.window.slot():
-            began = self._clock()
+        window = self.windows.get(request.model)
+        if window is None:
+            window = self.windows[request.model] = Window(self._most, self._clock)
+        async with self._place(window, later=request.role == "sub"):
             try:
                 completion = await self._inner.complete(request, on_text)
             except TransientError as error:
                 if error.code == RATE_LIMITED:
-                    self.window.refused(began, error.retry_after)
+                    asked = error.retry_after or 0.0
+                    window.refused(asked if would_wait(request, asked, self._clock()) else 0.0)
                 raise
-            self.window.replied()
+            window.replied()
             return completion
+
+    @asynccontextmanager
+    async def _place(self, window: Window, *, later: bool) -> AsyncIterator[None]:
+        turn = asyncio.get_running_loop().create_future()
+        window.queue(_Waiting(later, next(self._tickets), turn))
+        self._admit()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # admitted in the same instant
+                self._leave(window)
+            raise
+        try:
+            yield
+        finally:
+            self._leave(window)
+
+    def _leave(self, window: Window) -> None:
+        window.in_flight -= 1
+        self.in_flight -= 1
+        self._admit()
+
+    def _admit(self) -> None:
+        """Let in whose turn it is, and come back when a window that is waited for opens again."""
+        while self.in_flight < self._most:
+            ready = [(first, window) for window in self.windows.values() if window.is_free and (first := window.next)]
+            if not ready:
+                break
+            first, window = min(ready, key=lambda pair: pair[0][:2])
+            self.in_flight += 1
+            window.in_flight += 1
+            first.turn.set_result(None)
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        if closed := [window.late for window in self.windows.values() if window.late and window.next]:
+            self._wake = asyncio.get_running_loop().call_later(min(closed), self._admit)

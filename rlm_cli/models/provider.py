@@ -13,25 +13,28 @@ import functools
 import gc
 import logging
 import os
+import sys
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import RlmError, TransientError
 from ..events import Role, Usage
-from . import Completion, Finish, Message, OnText, Request, Spent, note_spent
-from .facts import output_limit
-from .failures import Failure, explain
+from . import Completion, Cut, Finish, Message, OnText, Request, Spent, note_spent
+from .catalog import provider_of
+from .facts import OUTPUT_OPTIONS, output_limit, own_output_limit
+from .failures import Failure, explain, reply_began
+from .turnstile import Place, Turnstile
 
 FINISHES: Mapping[str, Finish] = {"length": "length", "max_tokens": "length", "content_filter": "filter"}
 COUNT_WHOLE = 65_536
 """Longer texts (characters) are counted by samples: an estimate need not read 10 MB."""
 SAMPLES, SAMPLE_CHARS = 16, 4096
 MESSAGE_OVERHEAD = 4
-OUTPUT_OPTIONS = ("max_tokens", "max_completion_tokens")
 
 
 @dataclass(frozen=True)
@@ -39,20 +42,21 @@ class ProviderOptions:
     """How to reach the provider. `options` go into every request as they are (`-O temperature=0`); `max_tokens` among
     them becomes the default output limit.
 
-    `timeout_s`: how long to wait for a whole reply, or for the next piece of a streamed one. `secrets` are values
-    that must never show in a message (the keys in the environment).
+    `timeout_s`: how long to wait for a whole reply, or for the next piece of a streamed one; `reply_s`: how long a
+    reply may take in all, however steadily it comes. `secrets` are values that must never show in a message (the keys
+    in the environment).
     """
 
     api_base: str = ""
     api_key: str = field(default="", repr=False)
     options: Mapping[str, Any] = field(default_factory=dict)
-    timeout_s: float = 120.0
+    timeout_s: float = 180.0
+    reply_s: float = 600.0
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
     def output_limit(self, model: str, role: Role) -> int:
         """The output to ask for when a request does not say (for `Budgeted`, which reserves it)."""
-        own = next((self.options[name] for name in OUTPUT_OPTIONS if name in self.options), None)
-        return int(own) if own is not None else output_limit(model, role)
+        return own_output_limit(self.options) or output_limit(model, role)
 
 
 @contextmanager
@@ -91,16 +95,61 @@ def _litellm() -> Any:
     # Else it invents a usage record where the provider sent none, and nobody could tell.
     litellm.disable_token_counter = True
     litellm.disable_hf_tokenizer_download = True
+    # Else a reply with a hundred equal pieces in a row (a long rule, a table of zeros) is an error of the provider's,
+    # which is tried again and paid again. Replies end at their output limit.
+    litellm.REPEATED_STREAMING_CHUNK_LIMIT = sys.maxsize
     # Its HTTP handler sends a request again when the connection breaks: unseen, uncounted, perhaps billed twice.
     from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 
     AsyncHTTPHandler.single_connection_post_request = _not_again
+    _watch_sending()
+    # It prices every reply for its own records, from nine looks into its map, and then writes these records for
+    # listeners that nobody registered: a third of all that a call costs. The ledger has its own prices. Then it notes
+    # times and addresses in fields of the reply that nobody reads either.
+    from litellm.litellm_core_utils.litellm_logging import Logging
+
+    Logging.response_cost_calculator = _no_record
+    Logging.async_success_handler = _no_record_either
+    litellm.utils.update_response_metadata = _no_record
     return litellm
 
 
 async def _not_again(*_: Any, **__: Any) -> None:
     """Called while the first attempt's error is being handled: that error stands."""
     raise  # noqa: PLE0704 - the error is the caller's
+
+
+def _no_record(*_: Any, **__: Any) -> None:
+    """In place of a calculation whose result nobody reads."""
+
+
+async def _no_record_either(*_: Any, **__: Any) -> None:
+    """In place of telling listeners that there are none of."""
+
+
+_BEING_SENT: ContextVar[_Reply | None] = ContextVar("rlm_being_sent", default=None)
+
+
+def _watch_sending() -> None:
+    """Notice when a request is ready to be sent, which lets the next one through the turnstile, and when it leaves the
+    process: a call that is cancelled before that cost nothing. Nearly all that LiteLLM sends goes through aiohttp, and
+    its own hooks for that are out of reach behind LiteLLM."""
+    from aiohttp import BaseConnector, ClientRequest
+
+    connect, send = BaseConnector.connect, ClientRequest.send
+
+    async def ready(self: BaseConnector, *args: Any, **more: Any) -> Any:
+        # Before a connection is made, which may take as long as the provider is far away.
+        if (reply := _BEING_SENT.get()) is not None and reply.place is not None:
+            reply.place.leave()
+        return await connect(self, *args, **more)
+
+    async def watched(self: ClientRequest, conn: Any) -> Any:
+        if (reply := _BEING_SENT.get()) is not None:
+            reply.left = True
+        return await send(self, conn)
+
+    BaseConnector.connect, ClientRequest.send = ready, watched  # type: ignore[method-assign]
 
 
 def warm_up() -> None:
@@ -140,14 +189,14 @@ def missing_keys(model: str) -> list[str]:
 def resolved(model: str, api_base: str) -> str:
     """The id LiteLLM needs: with an `api_base`, a bare or unknown provider means an OpenAI-compatible server."""
     provider = model.partition("/")[0]
-    if api_base and ("/" not in model or provider not in {str(getattr(p, "value", p)) for p in _providers()}):
+    if api_base and ("/" not in model or provider not in _providers()):
         return f"openai/{model}"
     return model
 
 
 @functools.cache
-def _providers() -> tuple[Any, ...]:
-    return tuple(_litellm().provider_list)
+def _providers() -> frozenset[str]:
+    return frozenset(str(getattr(provider, "value", provider)) for provider in _litellm().provider_list)
 
 
 @dataclass
@@ -155,12 +204,17 @@ class _Reply:
     """A reply in the making: its text so far, and what the provider said about it."""
 
     text: str = ""
+    cut: Cut | None = None
     usage: Usage | None = None
     finish: Finish = "stop"
     tools: dict[int, str] = field(default_factory=dict)
     """The arguments of tool calls, by their index. Nobody offered tools, and some models call one all the same."""
     sent: int = 1
     """Requests: two when the model had to be asked again without streaming."""
+    left: bool = False
+    """Whether the last of them was seen to leave the process."""
+    place: Place | None = None
+    """In the turnstile, while the first of them is made ready."""
 
 
 class LiteLLMProvider:
@@ -169,6 +223,9 @@ class LiteLLMProvider:
     def __init__(self, options: ProviderOptions | None = None) -> None:
         self._options = options or ProviderOptions()
         self._cannot_stream: set[str] = set()
+        self._watched: set[str] = set()
+        """Providers whose requests are seen when they leave."""
+        self._turnstile = Turnstile()
 
     async def complete(self, request: Request, on_text: OnText | None = None) -> Completion:
         """See `Model`. One request to the provider, except that a model which turns out unable to stream is asked
@@ -176,15 +233,26 @@ class LiteLLMProvider:
         # A cancellation that is under way arrives here: nothing was sent yet. (One failed call's end lets the next one
         # go, in the same moment in which it may end the run.)
         await asyncio.sleep(0)
-        started, reply = time.monotonic(), _Reply()
+        started, reply = time.monotonic(), _Reply(cut=request.cut and request.cut())
+        being_sent = _BEING_SENT.set(reply)
         try:
             async with asyncio.timeout(None) as timer:
+                if provider_of(request.model) in self._watched:
+                    reply.place = await self._turnstile.enter()
                 await self._ask(request, reply, on_text, timer)
         except asyncio.CancelledError as stop:
-            note_spent(stop, self._spent(request, reply))
+            note_spent(stop, self._spent_until_cancelled(request, reply))
             raise
         except Exception as error:  # LiteLLM raises whatever its providers' libraries raise
+            if isinstance(error, TimeoutError) and timer.expired():
+                raise self._too_late(request, reply, time.monotonic() - started) from error
             raise self._translated(error, request, reply) from error
+        finally:
+            _BEING_SENT.reset(being_sent)
+            if reply.place is not None:
+                reply.place.leave()
+            if reply.left:
+                self._watched.add(provider_of(request.model))
         usage = reply.usage or estimate(request, reply.text)
         seconds = time.monotonic() - started
         return Completion(reply.text, usage, request.model, reply.finish, seconds=seconds, attempts=reply.sent)
@@ -196,7 +264,7 @@ class LiteLLMProvider:
 
     async def _ask(self, request: Request, reply: _Reply, on_text: OnText | None, timer: asyncio.Timeout) -> None:
         litellm = _litellm() if _litellm.cache_info().currsize else await asyncio.to_thread(_litellm)
-        beat = functools.partial(_beat, timer, self._options.timeout_s)
+        beat = functools.partial(_beat, timer, self._options, asyncio.get_running_loop().time())
         if request.role != "sub" and request.model not in self._cannot_stream:
             try:
                 return await self._stream(litellm, request, reply, on_text, beat)
@@ -204,17 +272,17 @@ class LiteLLMProvider:
                 if not refuses_to_stream(str(error)):
                     raise
                 self._cannot_stream.add(request.model)
-                reply.sent += 1
+                reply.sent, reply.left = reply.sent + 1, False
         return await self._whole(litellm, request, reply, beat)
 
     async def _whole(self, litellm: Any, request: Request, reply: _Reply, beat: Callable[[], None]) -> None:
         beat()
         response = await litellm.acompletion(**self._arguments(request))
+        reply.usage = usage_of(getattr(response, "usage", None))  # first: it is billed, whatever the rest is
         choice = response.choices[0] if response.choices else None
         reply.text = whole_text(choice.message) if choice else ""
         reply.finish = FINISHES.get(str(choice and choice.finish_reason), "stop")
-        reply.usage = usage_of(getattr(response, "usage", None))
-        _cut_short(request, reply)
+        _cut_short(reply)
 
     async def _stream(
         self, litellm: Any, request: Request, reply: _Reply, on_text: OnText | None, beat: Callable[[], None]
@@ -227,7 +295,7 @@ class LiteLLMProvider:
             async for piece in _pieces(stream, reply, beat):
                 shown = len(reply.text)
                 reply.text += piece
-                cut = _cut_short(request, reply)
+                cut = _cut_short(reply)
                 if on_text and reply.text[shown:]:
                     on_text(reply.text[shown:])
                 if cut:
@@ -246,7 +314,7 @@ class LiteLLMProvider:
         arguments |= {name: value for name, value in options.options.items() if name not in OUTPUT_OPTIONS}
         arguments["max_tokens"] = request.max_output or options.output_limit(request.model, request.role)
         arguments |= {"model": resolved(request.model, options.api_base), "messages": wire_messages(request)}
-        arguments["timeout"] = options.timeout_s * 10  # ours is the one that counts, and it sees each piece
+        arguments["timeout"] = options.reply_s + options.timeout_s  # ours is the one that counts: it sees each piece
         if options.api_base:
             arguments |= {"api_base": options.api_base, "api_key": options.api_key or "none"}
         elif options.api_key:
@@ -258,21 +326,39 @@ class LiteLLMProvider:
         failure = Failure(request.model, options.api_base, (options.api_key, *options.secrets), request.role)
         problem = explain(error, failure)
         late = isinstance(problem, TransientError) and problem.code == "timeout"
-        note_spent(problem, self._spent(request, reply) if reply.text or late else Spent(reply.sent))
+        worked = reply.text or reply.usage or late or reply_began(error)
+        note_spent(problem, self._spent(request, reply) if worked else Spent(reply.sent))
         return problem
+
+    def _too_late(self, request: Request, reply: _Reply, seconds: float) -> TransientError:
+        options = self._options
+        if seconds >= options.reply_s:
+            message, key = f"{request.model} was still writing after {options.reply_s:g} s", "api.reply_timeout"
+        else:
+            message, key = f"{request.model} did not answer within {options.timeout_s:g} s", "api.timeout"
+        problem = TransientError(message, hint=f"A slow model needs more: --set {key}=15m", code="timeout")
+        note_spent(problem, self._spent(request, reply))
+        return problem
+
+    def _spent_until_cancelled(self, request: Request, reply: _Reply) -> Spent:
+        """A request that had not left yet is none, where that can be seen."""
+        if reply.left or provider_of(request.model) not in self._watched:
+            return self._spent(request, reply)
+        return Spent(reply.sent - 1)
 
     def _spent(self, request: Request, reply: _Reply) -> Spent:
         """What a request that ended early may be billed for: its input, and the output that came."""
         return Spent(reply.sent, reply.usage or estimate(request, reply.text))
 
 
-def _beat(timer: asyncio.Timeout, seconds: float) -> None:
-    """Something arrived (or was just sent): the clock starts over."""
-    timer.reschedule(asyncio.get_running_loop().time() + seconds)
+def _beat(timer: asyncio.Timeout, options: ProviderOptions, began: float) -> None:
+    """Something arrived (or was just sent): the clock starts over, and never goes on past the end of all patience."""
+    now = asyncio.get_running_loop().time()
+    timer.reschedule(min(now + options.timeout_s, began + options.reply_s))
 
 
-def _cut_short(request: Request, reply: _Reply) -> bool:
-    end = request.cut(reply.text) if request.cut else None
+def _cut_short(reply: _Reply) -> bool:
+    end = reply.cut(reply.text) if reply.cut else None
     if end is None:
         return False
     reply.text, reply.finish = reply.text[:end], "cut"

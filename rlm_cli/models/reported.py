@@ -45,7 +45,7 @@ class Reported:
             seconds,
             completion.attempts,
             self._ledger.totals(),
-            reply=completion.text if request.role == "sub" else "",
+            reply="" if request.role == "root" else completion.text,
             finish=completion.finish,
             cached=completion.cached,
             step=request.step,
@@ -54,7 +54,7 @@ class Reported:
 
     def _failed(self, request: Request, error: BaseException, seconds: float) -> None:
         spent = spent_by(error)
-        cost = self._ledger.price_of(request.model, spent.usage)
+        cost = self._ledger.price_of(request.model, spent.usage) if spent.cost_usd is None else spent.cost_usd
         info = error_info(error)
         totals = self._ledger.totals()
         event = CallFinished(

@@ -75,7 +75,9 @@ class ScriptedModel:
         try:
             text = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"cannot read the script {path}: {error}", code="script") from error
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            hint = "-m scripted:FILE.jsonl, a file of JSON lines"
+            raise UsageError(f"cannot read the script {str(path)!r}: {why}", hint=hint, code="script") from error
         lines = [
             parse_line(line, f"{path}:{number}")
             for number, line in enumerate(text.splitlines(), 1)
@@ -171,9 +173,9 @@ def _problem_of_details(data: Mapping[str, Any]) -> str:
 
 async def _stream(text: str, request: Request, on_text: OnText | None) -> tuple[str, Finish]:
     """`text` as far as `request.cut` lets it come, handed out piece by piece."""
-    shown = 0
+    shown, cutter = 0, request.cut() if request.cut else None
     for end in range(PIECE_CHARS, len(text) + PIECE_CHARS, PIECE_CHARS):
-        cut = request.cut(text[:end]) if request.cut else None
+        cut = cutter(text[:end]) if cutter else None
         stop = min(end, len(text)) if cut is None else cut
         if on_text and stop > shown:
             on_text(text[shown:stop])

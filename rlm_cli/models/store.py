@@ -10,6 +10,7 @@ import secrets
 from pathlib import Path
 
 from ..events import Usage
+from ..private import make_private, open_new
 from . import Completion
 
 VERSION = 1
@@ -34,7 +35,7 @@ class ReplyStore:
             usage = Usage(int(data["input"]), int(data["output"]))
             found = Completion(str(data["text"]), usage, str(data["model"]))
             current = data["version"] == VERSION and data["key"] == key
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None
         with contextlib.suppress(OSError):
             os.utime(path)
@@ -53,9 +54,8 @@ class ReplyStore:
         path = self._path(key)
         scratch = path.with_name(f".{secrets.token_hex(8)}.tmp")
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as file:
+            make_private(path.parent)
+            with os.fdopen(open_new(scratch), "wb") as file:
                 file.write(json.dumps(data).encode())
             scratch.replace(path)
             self._written += 1

@@ -8,14 +8,15 @@ is a byte-identical prefix of the next one and provider caches hit; `compaction`
 from __future__ import annotations
 
 from .compaction import KEEP, LEAST_DENSITY, TurnNote, account, estimated_tokens, must_shorten, turn_note
-from .direct import direct_prompt, direct_repair, reply_json, reply_text
-from .fences import BlockCutter, Reply, parse_reply
+from .direct import direct_prompt, direct_repair, reply_text, reply_values, split_evidence
+from .fences import BlockCutter, Reply, parse_reply, words_of
 from .history import History
 from .texts import (
     LISTING,
     InputFacts,
     Remaining,
     context_line,
+    cut_short,
     last_turn_text,
     no_code_text,
     observation_text,
@@ -35,6 +36,7 @@ __all__ = [
     "TurnNote",
     "account",
     "context_line",
+    "cut_short",
     "direct_prompt",
     "direct_repair",
     "estimated_tokens",
@@ -45,7 +47,9 @@ __all__ = [
     "opening",
     "parse_reply",
     "payload_chars",
-    "reply_json",
     "reply_text",
+    "reply_values",
+    "split_evidence",
     "turn_note",
+    "words_of",
 ]

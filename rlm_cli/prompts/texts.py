@@ -132,7 +132,8 @@ def _facts_lines(facts: InputFacts, context: ContextFacts) -> list[str]:
         f"about {human_count(max(1, facts.bytes // 4))} tokens in all",
     ]
     if context.lossy:
-        lines.append(f"{human_count(context.lossy)} of it not valid UTF-8, read as Latin-1")
+        least = "" if context.lines_exact or context.documents == 1 else "at least "
+        lines.append(f"{least}{human_count(context.lossy)} of it not valid UTF-8, read as Latin-1")
     if len(facts.kinds) > 1:
         lines.append("kinds: " + ", ".join(f"{kind} ({human_count(n)})" for kind, n in facts.kinds[:8]))
     if facts.listing:
@@ -170,6 +171,7 @@ def observation_text(result: StepResult, *, remaining: Remaining, note: str = ""
         else "",
         f"error:\n{fenced(_shorten(result.error, ERROR_CHARS))}" if result.error else "",
         _outcome(result),
+        left_behind(result.given_up),
         note,
         remaining_line(remaining),
     ]
@@ -186,6 +188,22 @@ def _outcome(result: StepResult) -> str:
     if result.status == "ok" and not (result.stdout.total or result.stderr.total):
         return "The code ran and printed nothing."
     return ""
+
+
+def left_behind(given_up: int) -> str:
+    """What became of calls that nobody waited for."""
+    if not given_up:
+        return ""
+    replies = "1 reply" if given_up == 1 else f"{human_count(given_up)} replies"
+    return f"{replies} had not come when the code ended: wait for sub-calls in the code that makes them."
+
+
+def cut_short(replies: int) -> str:
+    """What is known of replies that are not whole: their text does not say so."""
+    if not replies:
+        return ""
+    which = "1 reply of a sub-model was" if replies == 1 else f"{human_count(replies)} replies of sub-models were"
+    return f"{which} cut off, at the output limit or by a filter"
 
 
 def _stream(name: str, captured: Captured, cap: int) -> str:

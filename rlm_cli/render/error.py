@@ -7,13 +7,19 @@ from typing import TextIO
 from rich.text import Text
 
 from ..events import ErrorInfo
+from .format import fold
 from .look import Look, console_for
 from .sanitize import clean
 
+_LINES, _CHARS = (30, 10), 4000
+
 
 def error_lines(error: ErrorInfo) -> list[Text]:
-    """`rlm: error: <message> [<code>]` and `  fix: <hint>`; further lines of either are indented below."""
-    first, *rest = clean(error.message).split("\n")
+    """`rlm: error: <message> [<code>]` and `  fix: <hint>`; further lines of either are indented below.
+
+    A flood is folded: a message may quote what an engine or a server said. The hint is whole, it may be a command.
+    """
+    first, *rest = fold(error.message, *_LINES, chars=_CHARS) or [""]
     head = Text("rlm: ").append("error: ", "bold red").append(first)
     lines = [head, *(Text(f"  {line}") for line in rest)]
     lines[-1].append(f" [{clean(error.code)}]", "dim")

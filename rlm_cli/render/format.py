@@ -30,6 +30,7 @@ from ..events import (
     Span,
     StepFinished,
     Totals,
+    Usage,
     Warned,
 )
 from ..units import compact_count, human_bytes, human_count, human_seconds, money
@@ -44,6 +45,7 @@ FOLD_HEAD, FOLD_TAIL = 8, 4
 CODE_HEAD, CODE_TAIL = 60, 20
 _LINE_CHARS = 240
 _LINE_CHARS_VERBOSE = 10_000
+_PARAGRAPH_CHARS = 2000
 _PROSE_WIDTH = 100
 _BAR = 20
 _RULE = 32
@@ -233,7 +235,7 @@ def child_text(record: Record) -> str:
 
 def ready_text(event: SandboxReady) -> str:
     """`sandbox ready in 0.4 s · input copied to memory · a text of 1.2 GB`."""
-    copied = event.sandbox.input not in ("", "mounted")
+    copied = event.sandbox.input in ("memory", "volume")
     return dotted(
         f"sandbox ready in {human_seconds(event.seconds)}",
         f"input copied to {'memory' if event.sandbox.input == 'memory' else 'a volume'}" if copied else "",
@@ -256,10 +258,15 @@ def closing_text(result: Result) -> str:
         human_seconds(result.timing.total_s),
         counted(result.iterations, "step"),
         counted(result.calls.total, "call"),
-        f"{compact_count(result.usage.total.total)} tokens",
+        f"{compact_count(result.usage.total.total)} tokens{cached_text(result.usage.total)}",
         cost_text(result.cost),
         saved_text(result.calls.cached, result.cost),
     )
+
+
+def cached_text(usage: Usage) -> str:
+    """` (62 % cached)`: the share of the input that the provider had in its cache; "" when none was."""
+    return f" ({100 * usage.cached / usage.input:.0f} % cached)" if usage.cached and usage.input else ""
 
 
 def saved_text(cached: int, cost: Cost) -> str:
@@ -291,7 +298,8 @@ def prose_of(reply: str, code: str) -> str:
 
 def fold(text: str, head: int, tail: int, *, chars: int = _LINE_CHARS) -> list[str]:
     """`text` cleaned, in lines: the first `head` and the last `tail`, with what lies between as one counted line."""
-    lines = text.strip("\n").split("\n") if text.strip("\n") else []
+    text = text.replace("\r\n", "\n").strip("\n")
+    lines = text.split("\n") if text else []
     hidden = len(lines) - head - tail
     if hidden > 1:
         lines = [*lines[:head], "", *lines[len(lines) - tail :]]
@@ -334,9 +342,11 @@ def fitted(lines: Sequence[Text], width: int) -> list[Text]:
     return [row for line in lines for row in ([line] if line.cell_len <= width else wrapped(line, width))]
 
 
-def prose_block(text: str, width: int) -> list[Text]:
-    """The model's words."""
-    return wrapped(Text(clean(text)), min(width, _PROSE_WIDTH)) if text else []
+def prose_block(text: str, width: int, *, verbose: bool = False) -> list[Text]:
+    """The model's words; a flood of them is folded."""
+    head, tail = (10**9, 0) if verbose else (CODE_HEAD, CODE_TAIL)
+    lines = fold(text, head, tail, chars=_LINE_CHARS_VERBOSE if verbose else _PARAGRAPH_CHARS)
+    return wrapped(Text("\n".join(lines)), min(width, _PROSE_WIDTH)) if lines else []
 
 
 def code_block(code: str, width: int, *, verbose: bool = False) -> list[Text]:
@@ -388,13 +398,16 @@ def tail_lines(text: str, width: int, count: int) -> list[Text]:
 
 
 def bar_line(progress: Progress, width: int) -> Text:
-    """`sub-calls ███████░░░ 12/40 · 1 failed · 8 in flight`."""
+    """`sub-calls ███████░░░ 12/40 · 1 failed · 8 in flight`; while items are mapped, `items ███░░░ 600/2,000 · ...`."""
     burst = progress.burst
     size = _BAR if width >= 72 else _BAR // 2
-    full = size * burst.done // max(burst.started, 1)
-    line = Text("  sub-calls ")
+    done, of = (burst.items, burst.items_total) if burst.items_total else (burst.done, burst.started)
+    full = min(size * done // max(of, 1), size)
+    line = Text("  items " if burst.items_total else "  sub-calls ")
     line.append("█" * full, "green").append("░" * (size - full), "dim")
-    line.append(f" {human_count(burst.done)}/{human_count(burst.started)}")
+    line.append(f" {human_count(done)}/{human_count(of)}")
+    if burst.items and not burst.items_total:
+        line.append(f"{DOT}{human_count(burst.items)} items")
     if burst.failed:
         line.append(DOT, "dim").append(f"{human_count(burst.failed)} failed", "red")
     in_flight = burst.in_flight if progress.concurrency is None else min(burst.in_flight, int(progress.concurrency))

@@ -6,6 +6,7 @@ all of it is ordinary text above the cursor, so a killed run leaves a usable ter
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 import time
@@ -38,6 +39,7 @@ from ..units import human_seconds
 from . import format as fmt
 from .look import Look, console_for, height_of, width_of, writable
 from .progress import Progress
+from .sanitize import clean_line
 
 _FRAMES_A_SECOND = 8
 _TAIL_ROWS = 3
@@ -139,7 +141,7 @@ class LiveView:
         """A line above the region that is no record."""
         with self._lock:
             # On a line of its own: the terminal has just echoed ^C behind the region.
-            self._region.draw([Text(f"rlm: {text}", "yellow")], [] if self._closed else self._frame())
+            self._region.draw([Text(f"rlm: {clean_line(text)}", "yellow")], [] if self._closed else self._frame())
 
     def close(self) -> None:
         """Take the region off the screen and end the thread. Idempotent."""
@@ -147,7 +149,8 @@ class LiveView:
         with self._lock:
             if not self._closed:
                 self._closed = True
-                self._region.draw([], [])
+                with contextlib.suppress(OSError):  # a terminal that was closed
+                    self._region.draw([], [])
         if self._thread is not None and self._thread.ident and self._thread is not threading.current_thread():
             self._thread.join()
 
@@ -206,7 +209,7 @@ class LiveView:
             case SandboxReady() if verbose:
                 return [Text(fmt.ready_text(event), "dim")]
             case PromptSet() if verbose > 1:
-                return fmt.prose_block(f"{event.system}\n\n{event.user}", width)
+                return fmt.prose_block(f"{event.system}\n\n{event.user}", width, verbose=True)
             case StepStarted(step=step):
                 return [Text(), fmt.rule(step)]
             case CodeWritten() if not self._progress.direct:
@@ -222,8 +225,9 @@ class LiveView:
         return []
 
     def _code(self, event: CodeWritten, width: int) -> list[Text]:
-        prose = fmt.prose_block(fmt.prose_of(event.reply, event.code), width)
-        code = fmt.code_block(event.code, width, verbose=self._look.verbosity > 0)
+        verbose = self._look.verbosity > 0
+        prose = fmt.prose_block(fmt.prose_of(event.reply, event.code), width, verbose=verbose)
+        code = fmt.code_block(event.code, width, verbose=verbose)
         return [*prose, *([Text()] if prose and code else []), *code, *([Text()] if code else [])]
 
     def _step(self, event: StepFinished) -> list[Text]:

@@ -128,7 +128,12 @@ def console_for(stream: TextIO, look: Look) -> Console:
     """
     from rich.console import Console
 
-    return Console(
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            """Rich would end the process here, with exit code 1: whether that is a failure is for others to say."""
+            raise  # noqa: PLE0704 - the error that Rich calls this for
+
+    return Plain(
         file=writable(stream, look),
         force_terminal=look.color,
         color_system="standard" if look.color else None,

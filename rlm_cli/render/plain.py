@@ -22,6 +22,7 @@ from ..events import (
 from . import format as fmt
 from .look import Look, writable
 from .progress import Progress
+from .sanitize import clean_line
 
 _PREFIX = "rlm: "
 _INDENT = "    "
@@ -49,7 +50,7 @@ class PlainLines:
 
     def say(self, text: str) -> None:
         """A line that is no record."""
-        self._out.write(f"{_PREFIX}{text}\n")
+        self._out.write(f"{_PREFIX}{clean_line(text)}\n")
         self._out.flush()
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from ..events import (
     CallRetried,
     CallStarted,
     CodeWritten,
+    ItemsDone,
     LimitReached,
     Output,
     Record,
@@ -38,6 +39,9 @@ class Burst:
     priced: bool = True
     began: float = 0.0
     ended: float = 0.0
+    items: int = 0
+    """Done, of a `map_query`'s `items_total` (None: not known)."""
+    items_total: int | None = None
 
     @property
     def in_flight(self) -> int:
@@ -88,6 +92,8 @@ class Progress:
                 return now
             case CodeWritten(code=code):
                 return replace(now, phase="running", code_lines=len(code.splitlines()))
+            case ItemsDone(done=done, total=of):
+                return replace(now, burst=replace(now.burst, items=done, items_total=of))
             case Output(total=total):
                 return replace(now, output_bytes=now.output_bytes + total)
             case StepFinished():

@@ -14,12 +14,13 @@ from rich.cells import cell_len, set_cell_size
 
 # Control characters but \n and \t (C0, DEL, C1), and everything that is invisible, reorders text or ends lines:
 # soft hyphen, joiners and marks, bidi embeddings, overrides and isolates, separators, fillers, annotations, tags,
-# variation selectors that carry no look, musical and shorthand format characters, lone surrogates, non-characters.
+# variation selectors that carry no look, format characters of music, shorthand and hieroglyphs, lone surrogates,
+# non-characters. Signs that Unicode counts as formats but that are seen (such as the Arabic end of ayah) stay.
 _DANGEROUS = (
     r"\x00-\x08\x0b-\x1f\x7f-\x9f\xad"
     r"\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
     r"\ud800-\udfff\ufdd0-\ufdef\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff"
-    r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U0001fffe\U0001ffff\U000e0000-\U000e0fff"
+    r"\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U0001fffe\U0001ffff\U000e0000-\U000e0fff"
 )
 _COMBINING = r"\u0300-\u034e\u0350-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
 

@@ -24,6 +24,7 @@ from ..events import (
     Span,
     StepFinished,
     StepStarted,
+    Usage,
     Warned,
 )
 from ..units import compact_count, human_bytes, human_count, human_seconds, money
@@ -152,7 +153,7 @@ def _step_lines(run: _Run, record: Record, options: ShowOptions) -> list[Text]:
         case StepStarted(step=step):
             return [*([Text()] if run.steps else []), fmt.rule(step)]
         case CodeWritten(reply=reply, code=code) if not run.progress.direct or options.verbose:
-            prose = fmt.prose_block(fmt.prose_of(reply, code), width)
+            prose = fmt.prose_block(fmt.prose_of(reply, code), width, verbose=options.verbose)
             block = fmt.code_block(code, width, verbose=options.verbose)
             return [*prose, *([Text()] if prose and block else []), *block, *([Text()] if block else [])]
         case Output(text=text, total=total, stream=stream):
@@ -170,7 +171,7 @@ def _step_lines(run: _Run, record: Record, options: ShowOptions) -> list[Text]:
 def _part(part: Part, run: _Run, options: ShowOptions) -> list[Text]:
     match part:
         case "summary":
-            return _summary(run, options.width)
+            return _summary(run, options)
         case "answer":
             return _answer(run)
         case "steps":
@@ -185,15 +186,17 @@ def _part(part: Part, run: _Run, options: ShowOptions) -> list[Text]:
             return _sources(run)
 
 
-def _summary(run: _Run, width: int) -> list[Text]:
+def _summary(run: _Run, options: ShowOptions) -> list[Text]:
+    width = options.width
     if run.started is None:
         return [Text("the record of this run is empty", "yellow")]
     header = fmt.fitted(header_block(run.started), width)
-    question = fmt.wrapped(Text(clean(run.started.question)), width, first=Text("  "))
+    room = width - 2
+    question = [Text("  ") + row for row in fmt.prose_block(run.started.question, room, verbose=options.verbose)]
     if run.finished is None:
         return [*header, Text(), *question, Text(), Text("✗ it did not finish", "red")]
     error = run.finished.result.error
-    why = fmt.wrapped(Text(clean(error.message)), width, first=Text("  ")) if error else []
+    why = [Text("  ") + row for row in fmt.prose_block(error.message, room, verbose=options.verbose)] if error else []
     return [*header, Text(), *question, *fmt.fitted(closing_lines(run.finished), width), *why]
 
 
@@ -249,9 +252,20 @@ def _cost(run: _Run, width: int) -> list[Text]:
     ]
     lines = table_lines(columns, rows, width=width)
     retries = [Text(f"{human_count(totals.calls.retries)} of the calls were retries")] if totals.calls.retries else []
-    models = [[clean_line(name, 60), money(usd)] for name, usd in sorted(totals.cost.by_model.items())]
-    table = table_lines([Column("model"), Column("cost", "right")], models, width=width) if models else []
-    return [*lines, *retries, Text(), *table, Text(f"{fmt.spent_text(totals)}")]
+    if saved := fmt.saved_text(totals.calls.cached, totals.cost):
+        retries.append(Text(saved))
+    if totals.calls.children:
+        retries.append(Text(f"{human_count(totals.calls.children)} of the root calls were turns of child runs"))
+    models = [_model_row(name, usd, by_role.by_model.get(name)) for name, usd in sorted(totals.cost.by_model.items())]
+    headings = [Column("model"), *(Column(name, "right") for name in ("input", "cached", "output", "cost"))]
+    table = table_lines(headings, models, width=width) if models else []
+    return [*lines, *retries, Text(), *table, Text(f"{fmt.spent_text(totals)}{fmt.cached_text(by_role.total)}")]
+
+
+def _model_row(name: str, usd: float, usage: Usage | None) -> list[str]:
+    """What one model took; records of an earlier version have no tokens by model."""
+    tokens = ["?"] * 3 if usage is None else [human_count(n) for n in (usage.input, usage.cached, usage.output)]
+    return [clean_line(name, 60), *tokens, money(usd)]
 
 
 def _sources(run: _Run) -> list[Text]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TextIO
 
 from rich.cells import cell_len
@@ -36,6 +36,7 @@ def print_table(
     """
     look = look or Look()
     heads = [Column(column) if isinstance(column, str) else column for column in columns]
+    heads = [replace(head, name=clean_line(head.name)) for head in heads]
     console = console_for(stream, look)
     for line in table_lines(heads, rows, width=width_of(stream, look) if look.tty else None):
         console.print(line, soft_wrap=True)

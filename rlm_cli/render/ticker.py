@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import TextIO
@@ -52,4 +53,5 @@ class Ticker:
     def close(self) -> None:
         """Take the line away."""
         if self._region is not None:
-            self._region.draw([], [])
+            with contextlib.suppress(OSError):  # a terminal that was closed
+                self._region.draw([], [])

@@ -10,6 +10,7 @@ from ..events import Record
 from .live import LiveView
 from .look import Look
 from .plain import PlainLines
+from .sanitize import clean_line
 
 ProgressChoice = Literal["auto", "rich", "plain", "none"]
 
@@ -38,7 +39,7 @@ class NoView:
 
     def say(self, text: str) -> None:
         """What is said to somebody who just pressed Ctrl-C is no part of the run's drawing."""
-        print(f"rlm: {text}", file=self._stream, flush=True)
+        print(f"rlm: {clean_line(text)}", file=self._stream, flush=True)
 
     def close(self) -> None:
         """Nothing is held."""

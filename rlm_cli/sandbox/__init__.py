@@ -99,6 +99,8 @@ class Answer:
     kind: AnswerKind
     data: bytes | Spooled
     evidence: tuple[Quote, ...] = ()
+    problem: str = ""
+    """Why it does not satisfy `Host.schema`, as the kernel says."""
 
     @property
     def size(self) -> int:
@@ -119,7 +121,8 @@ class StepResult:
     """What one cell did. The model's code failing is data: `status` and `error` (its traceback).
 
     `restarted` is "" or says why the worker had to be replaced: then every variable is gone.
-    `late` is output of background threads that arrived between cells.
+    `late` is output of background threads that arrived between cells; `given_up` counts the replies that nobody waited
+    for: their calls were stopped with the cell.
     """
 
     status: CellStatus
@@ -130,6 +133,7 @@ class StepResult:
     seconds: float = 0.0
     restarted: str = ""
     late: str = ""
+    given_up: int = 0
     variables: tuple[str, ...] = ()
     """One line per user variable, as SHOW_VARS prints them (capped)."""
 
@@ -170,6 +174,8 @@ class SubCall:
     prompts: tuple[str, ...]
     model: str = ""
     contexts: tuple[Passed, ...] = ()
+    schema: str = ""
+    """JSON Schema for the replies to an "rlm". It is the model's: children are told it, and kernels alone check it."""
 
 
 @dataclass(frozen=True)
@@ -185,13 +191,23 @@ class SubReply:
 class Host(Protocol):
     """What the engine offers to the model's code. Implementations never raise for what the model did wrong."""
 
+    @property
+    def schema(self) -> str:
+        """A JSON Schema that the kernel is to check submitted values by ("": none)."""
+        ...
+
     async def answer(self, call: SubCall, deliver: Callable[[int, SubReply], None]) -> None:
         """Answer every prompt of `call`, delivering each reply by its index as it comes (any order)."""
         ...
 
     def budget(self) -> Mapping[str, float | int | str | None]:
         """What remains, for `budget()`: usd, subcalls, seconds, turns ... None: unlimited or unknown. `limit`: the one
-        that was reached, so that every further call is refused."""
+        that was reached, so that every further call is refused ("depth": there are none at this depth)."""
+        ...
+
+    def progress(self, done: int, total: int | None) -> None:
+        """How many of the items that one helper works on are done, from time to time; None: it is not known of how
+        many. A claim of the model's code."""
         ...
 
 
@@ -227,6 +243,22 @@ class Sandbox(Protocol):
 
     def kill_now(self) -> None:
         """The same as far as it can be done without an event loop, from any thread."""
+        ...
+
+
+class RootSandbox(Sandbox, Protocol):
+    """The sandbox of a run as a person starts it: children come from it, and it says what happened to the input."""
+
+    def child(self) -> Sandbox:
+        """Another one of the same kind; not opened, and not closed with this one."""
+        ...
+
+    def placed(self, documents: Sequence[Document]) -> Sequence[Document]:
+        """Where the documents that it was opened with are on the host now."""
+        ...
+
+    async def changes(self) -> tuple[str, ...]:
+        """Sentences about documents that changed while they were being read; after the last cell."""
         ...
 
 

@@ -11,8 +11,12 @@ from collections.abc import Mapping
 
 from ..errors import SandboxError
 from .container import HURRY, REMOVAL_TIMEOUT, ContainerSpec, Engine, VolumeMount
+from .engine_errors import UNREACHED, engine_gone
 from .guard import Guard
 from .stream import DockerChannel
+
+KILL = 5.0
+"""Seconds that a killed container has to be gone."""
 
 
 class Box:
@@ -35,7 +39,11 @@ class Box:
             guard = Guard.of_container(path, self.name) if path else None
             try:
                 self._may_exist = True
-                container = self._engine.create(spec)
+                try:
+                    container = self._engine.create(spec)
+                except SandboxError as error:
+                    self._may_exist = error.code != "name_clash"  # that one is somebody else's
+                    raise
                 self._channel = self._engine.attach(container)
                 self._engine.start(container)
             finally:
@@ -47,12 +55,35 @@ class Box:
         """It must not be launched any more."""
         self._doomed = True
 
-    def remove(self) -> None:
+    @property
+    def said(self) -> str:
+        """Its last words on stderr, which no model code can write to."""
+        return self._channel.stderr if self._channel is not None else ""
+
+    def is_there(self) -> bool:
+        """Whether the engine still has it. Raises `SandboxError` when the engine does not answer soon."""
+        return self._engine.inspect(self.name, patience=HURRY) is not None
+
+    def put_down(self) -> None:
+        """One that does not obey: kill it, and where that does not help remove it by force, as the ladder has it.
+        Raises `SandboxError` (engine_gone) when the engine does neither."""
+        self._doomed = True
+        try:
+            try:
+                self._engine.kill(self.name, patience=KILL)
+            except SandboxError as error:
+                if error.code in UNREACHED:
+                    raise
+                self._engine.remove(self.name, patience=KILL)
+        except SandboxError as error:
+            raise engine_gone(self.name, error, self._engine.flavor) from error
+
+    def remove(self, *, patience: float = REMOVAL_TIMEOUT) -> None:
         """Remove the container, then close its stream. Raises `SandboxError` when the engine does not remove it."""
         self._doomed = True
         try:
             if self._may_exist:
-                self._engine.remove(self.name)
+                self._engine.remove(self.name, patience=patience)
         finally:
             if self._channel is not None:
                 self._channel.close()

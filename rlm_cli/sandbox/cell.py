@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import SandboxError
 from ..events import Stream
@@ -19,15 +19,19 @@ GONE = "Python was restarted and every variable is gone; `context` and the helpe
 @dataclass(frozen=True)
 class Patience:
     """Seconds that the client waits: for the boot frame; for the corpus to be opened; for a cell to end after it was
-    interrupted; for a killed worker to be replaced; between pings; for any frame at all; for threads to end."""
+    interrupted; for a pong after its worker was killed; for a killed worker to be replaced; between pings; for any
+    frame at all; for threads to end; for calls to end that were given up (a child run among them removes its
+    container)."""
 
-    boot: float = 30.0
+    boot: float = 60.0
     attach: float = 600.0
     interrupt: float = 2.0
+    pong: float = 3.0
     kill: float = 10.0
-    ping: float = 10.0
-    silence: float = 20.0
+    ping: float = 5.0
+    silence: float = 12.0
     close: float = 1.0
+    calls: float = 30.0
 
 
 class Clock:
@@ -76,6 +80,7 @@ class Cell:
         send: Callable[[bytes], None],
         on_output: OnOutput | None,
         new_spool: Callable[[], Spool],
+        broken: Callable[[SandboxError], None],
     ) -> None:
         self.number = number
         self.timeout = timeout
@@ -96,6 +101,7 @@ class Cell:
         self._heads: dict[bytes, list[str]] = {b"o": [], b"e": []}
         self._tails: frames.Tails | None = None
         self._new_spool = new_spool
+        self._broken = broken
         self._spool: Spool | None = None
         self._parts = 0
         self._evidence: tuple[Quote, ...] = ()
@@ -113,6 +119,11 @@ class Cell:
     def stopping(self) -> bool:
         """Interrupted: it gets no more calls answered."""
         return self._asked is not None
+
+    @property
+    def answered(self) -> bool:
+        """Whether a whole answer has arrived."""
+        return self._answer is not None
 
     @property
     def dead(self) -> bool:
@@ -146,12 +157,27 @@ class Cell:
         self._ladder = self._loop.call_later(self._patience.interrupt, self.kill)
 
     def kill(self) -> None:
-        """Second rung: SIGKILL. Silence after it means that the sandbox itself is broken."""
+        """Second rung: SIGKILL. Silence after it means that the sandbox itself is broken: the third rung is its
+        owner's, who is told by the failure of `ended`."""
         self.disarm()
         self._killed = True
-        self._send(wire.frame(b"K"))
+        self._send(wire.frame(b"K") + wire.frame(b"P"))
+        self._give_up_in(self._patience.pong)
+
+    def on_pong(self) -> None:
+        """The supervisor answers: a large process may take its time to die."""
+        if self._killed and self.running:
+            self.disarm()
+            self._give_up_in(self._patience.kill)
+
+    def _give_up_in(self, seconds: float) -> None:
         error = SandboxError("the sandbox did not stop a cell", code="sandbox_silent")
-        self._ladder = self._loop.call_later(self._patience.kill, self.fail, error)
+        self._ladder = self._loop.call_later(seconds, self._broken, error)
+
+    @property
+    def killed(self) -> bool:
+        """Whether only the death of its worker can still end it."""
+        return self._killed and self.running
 
     def disarm(self) -> None:
         self._clock.stop()
@@ -192,7 +218,7 @@ class Cell:
         try:
             self._spool.write(part.data)
             if part.last:
-                self._answer = Answer(part.kind, self._spool.content(), self._evidence)
+                self._answer = Answer(part.kind, self._spool.content(), self._evidence, part.problem)
                 self._spool, self._parts = None, 0
         except SpoolFull as error:
             self._drop_parts()
@@ -240,8 +266,9 @@ class Cell:
 
     # -- the result
 
-    def result(self, *, lost: str, late: str) -> StepResult:
-        """What the cell did. `lost`: why the worker before it was gone; `late`: output between the cells."""
+    def result(self, *, lost: str, late: str, given_up: int = 0) -> StepResult:
+        """What the cell did. `lost`: why the worker before it was gone; `late`: output between the cells; `given_up`:
+        replies that it did not wait for."""
         status, error, restarted = self._outcome()
         if lost and not restarted:
             restarted = f"Before this cell, {lost}. {GONE}"
@@ -252,11 +279,20 @@ class Cell:
             stderr=self._captured(b"e", self._tails.stderr if self._tails else None),
             error=error,
             answer=self._answer,
-            seconds=done.seconds if done is not None else self._loop.time() - self._began,
+            seconds=done.seconds if done is not None else self._seconds(),
             restarted=restarted,
             late=late,
+            given_up=given_up if self._done is not None and self._asked is None else 0,
             variables=done.variables if done is not None else (),
         )
+
+    def remains(self, why: str) -> StepResult:
+        """What it did until its container had to be replaced. Raises what the host's own answer to a call raised."""
+        if self.failure is not None:
+            raise self.failure
+        found = self.result(lost="", late="")
+        restarted = f"The cell was lost with its container: {why}. {GONE}"
+        return replace(found, status=self._asked or "died", error=self._refused, restarted=restarted)
 
     def _outcome(self) -> tuple[CellStatus, str, str]:
         """(status, error, restarted)."""
@@ -270,6 +306,9 @@ class Cell:
             how = how if self._killed else f"; then {self._reason}"
             return self._asked, self._refused, f"The cell {late}was interrupted{how}. {GONE}"
         return "died", "", f"The cell ended its Python process: {self._reason}. {GONE}"
+
+    def _seconds(self) -> float:
+        return self._loop.time() - self._began if self.started else 0.0
 
     def _captured(self, kind: bytes, tail: frames.Tail | None) -> Captured:
         head = "".join(self._heads[kind])

@@ -11,16 +11,17 @@ import asyncio
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import InputError, RlmError, SandboxError
 from ..events import AnswerKind
 from . import Channel, ContextFacts, Host, OnOutput, StepResult, SubReply, frames
 from .cell import Cell, Patience
-from .frames import BootFacts, FileProof, Violation
+from .frames import BootFacts, FileProof, Violation, WorkerFacts
 from .kernel import wire
 from .pump import Frames, Pump
 from .spool import Spool
@@ -49,8 +50,13 @@ k.boot(s)
 
 T = TypeVar("T")
 
+GIVEN_UP = "the call was given up"
+
 REPLY_MAX = 32 * 1024 * 1024
 LATE_MAX = 64 * 1024
+KILL = wire.frame(b"K")
+UNREAD_MAX = 256 * 1024 * 1024
+"""Bytes that may wait for the kernel when its worker asks for more: replies that nobody reads wait in our memory."""
 SIGBUS = -7  # of Linux, whatever the host is
 EXITS = {
     wire.LOST_PIPES: f"it closed file descriptors that the kernel needs (exit code {wire.LOST_PIPES})",
@@ -59,19 +65,18 @@ EXITS = {
 }
 
 
-def kernel_bundle(place: str = "") -> bytes:
+def kernel_bundle(place: str = "", alone: Mapping[str, Any] | None = None) -> bytes:
     """The kernel's modules, as BOOT reads them: 8 bytes of length, then JSON {module: source}. With a `place`, the
-    supervisor first waits for the corpus to be streamed there: `wire.IN_MEMORY`, or a folder of a volume."""
-    return _bundle(place)
+    supervisor first waits for the corpus to be streamed there: `wire.IN_MEMORY`, or a folder of a volume. `alone`:
+    what `kernel.alone.prepare` is given; None: there is a container."""
+    return _bundle(json.dumps({"place": place, "alone": alone}))
 
 
-@functools.cache
-def _bundle(place: str) -> bytes:
+@functools.lru_cache(maxsize=4)
+def _bundle(settings: str) -> bytes:
     folder = Path(__file__).parent / "kernel"
     sources = {path.stem: path.read_text("utf-8") for path in sorted(folder.glob("*.py"))}
-    if place:
-        sources[""] = place
-    body = json.dumps(sources).encode("ascii")
+    body = json.dumps({**sources, "": settings}).encode("ascii")
     return len(body).to_bytes(8, "big") + body
 
 
@@ -82,9 +87,10 @@ class _Corpus:
     index: bytes | None
     index_file: str | None
     text_limit: int
+    schema: str
 
     def frame(self) -> bytes:
-        fields = {"op": "attach", "index": self.index_file, "text_limit": self.text_limit}
+        fields = {"op": "attach", "index": self.index_file, "text_limit": self.text_limit, "schema": self.schema}
         return wire.frame(b"W", wire.message(fields, self.index or b""))
 
 
@@ -100,21 +106,25 @@ class KernelClient:
         channel: Channel,
         *,
         place: str = "",
+        alone: Mapping[str, Any] | None = None,
         patience: Patience | None = None,
         new_spool: Callable[[], Spool] = Spool,
     ) -> None:
         self._channel = channel
         self._place = place
+        self._alone = alone
         self._new_spool = new_spool
         self._patience = patience or Patience()
         self._pump: Pump
         self._host: Host
         self._boot: asyncio.Future[BootFacts]
         self._attached: asyncio.Future[frames.Attached] | None = None
-        self._worker_started: asyncio.Future[None]
+        self._worker_started: asyncio.Future[WorkerFacts]
+        self._confined: WorkerFacts | None = None
         self._corpus: _Corpus | None = None
         self._seen: frames.Attached | None = None
         self._cell: Cell | None = None
+        self._last: Cell | None = None
         self._cells = 0
         self._calls: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._unanswered: dict[tuple[int, int], set[int]] = {}  # the items of each call that have no reply yet
@@ -123,7 +133,8 @@ class KernelClient:
         self._pinging: asyncio.Task[None] | None = None
         self._fresh = True  # whether the worker now alive still has to be attached
         self._punished = ""  # how the worker broke the protocol, while it is being killed for that
-        self._lost = ""  # why variables are gone that the next result must report
+        self.lost = ""
+        """Why variables are gone that the next result must report."""
         self._late = ""
         self._sending: Sending | None = None
         self._dead: SandboxError | None = None
@@ -138,7 +149,7 @@ class KernelClient:
         self._worker_started = loop.create_future()
         self._pump = Pump(self._channel, on_frames=self._on_frames, on_end=self._on_end)
         self._pump.start()
-        self._pump.send(kernel_bundle(self._place))
+        self._pump.send(kernel_bundle(self._place, self._alone))
         facts = await self._within(self._boot, self._patience.boot, "did not start")
         self._heard = loop.time()
         self._pinging = asyncio.create_task(self._ping())
@@ -155,6 +166,11 @@ class KernelClient:
         finally:
             self._sending = None
 
+    async def worker(self) -> WorkerFacts:
+        """How the first worker is confined, once it has started. The caller judges the facts before it attaches; a
+        later worker must be confined just so, or the run ends."""
+        return await self._within(self._worker_started, self._patience.boot, "did not start a worker")
+
     async def attach(
         self, index: bytes | None, index_file: str | None, text_limit: int, host: Host
     ) -> tuple[ContextFacts, tuple[FileProof, ...]]:
@@ -164,8 +180,8 @@ class KernelClient:
         Raises `InputError` when a document is too large or its encoding does not exist.
         """
         self._host = host
-        self._corpus = _Corpus(index, index_file, text_limit)
-        await self._within(self._worker_started, self._patience.kill, "did not start a worker")
+        self._corpus = _Corpus(index, index_file, text_limit, host.schema)
+        await self.worker()
         await self._open_corpus()
         return self._seen.facts, self._seen.proof  # type: ignore[union-attr]
 
@@ -173,9 +189,10 @@ class KernelClient:
         """Tell the supervisor to exit, end the threads, cancel what is pending. Idempotent."""
         if self._dead is None:
             self._fail(SandboxError("the sandbox is closed", code="sandbox_lost"))
-        for task in (self._pinging, self._stopping, *self._calls.values()):
+        for task in (self._pinging, self._stopping):
             if task is not None:
                 task.cancel()
+        await self._end_calls()
         if hasattr(self, "_pump"):
             self._pump.send(wire.frame(b"Q"))
             await self._pump.close(patience=self._patience.close)
@@ -191,23 +208,38 @@ class KernelClient:
         if self._cell is not None:
             raise RuntimeError("a cell is running already")
         self._cells += 1
-        cell = Cell(self._cells, timeout, self._patience, self._send, on_output, self._new_spool)
-        self._cell = cell
+        cell = Cell(self._cells, timeout, self._patience, self._send, on_output, self._new_spool, self._fail)
+        self._cell = self._last = cell
         try:
             lost = await self._renew()
             cell.start(code)
             await asyncio.shield(cell.ended)
-            return await self._result(cell, lost)
+            given_up = await self._end_calls()
+            return await self._result(cell, lost, given_up)
         except asyncio.CancelledError:
             self._stopping = asyncio.create_task(self._stop(cell))
             await asyncio.shield(self._stopping)
             raise
         except SandboxError as error:
             self._fail(error)
+            await self._end_calls()
+            if cell.answered:  # nothing more is wanted of it; whoever goes on all the same is told then
+                return cell.remains(error.message)
             raise
         finally:
             if self._stopping is None:
                 self._cell = None
+
+    @property
+    def failure(self) -> SandboxError | None:
+        """Why nothing but `close` works any more."""
+        return self._dead
+
+    def remains(self, why: str) -> StepResult:
+        """After `execute` raised `SandboxError`: what its cell did until then."""
+        if self._last is None:
+            raise RuntimeError("no cell was ever started")
+        return self._last.remains(why)
 
     def interrupt(self) -> None:
         """Stop the running cell; `execute` returns what it did until then. Its calls are given up after the signal has
@@ -219,31 +251,42 @@ class KernelClient:
 
     async def _renew(self) -> str:
         """Attach a worker that was started since the last cell; why the one before is gone, or ""."""
-        lost, self._lost = self._lost, ""
+        lost, self.lost = self.lost, ""
         if self._fresh:
             await self._within(self._worker_started, self._patience.kill, "did not replace its worker")
             await self._open_corpus()
         return lost
 
-    async def _result(self, cell: Cell, lost: str) -> StepResult:
+    async def _result(self, cell: Cell, lost: str, given_up: int) -> StepResult:
         """Repair what the cell broke, so that the next one can start at once."""
         if cell.failure is not None:
             raise cell.failure
         if cell.dead:
             await self._renew()
         late, self._late = self._late, ""
-        return cell.result(lost=lost, late=late)
+        return cell.result(lost=lost, late=late, given_up=given_up)
+
+    async def _end_calls(self) -> int:
+        """Stop the calls that are still pending, and wait until they are over, so that what they cost is known when the
+        cell's result is. How many replies that were awaited by nobody (a thread that a cell left behind) did not come.
+        """
+        missing = sum(len(items) for items in self._unanswered.values())
+        for task in self._calls.values():
+            task.cancel()
+        if self._calls:
+            await asyncio.wait(tuple(self._calls.values()), timeout=self._patience.calls)
+        return missing
 
     async def _stop(self, cell: Cell) -> None:
         """A cancelled cell: nobody wants its calls' replies, and it must be over before the next one starts."""
         try:
             self.interrupt()
-            if cell.started and self._dead is None:
-                await cell.ended
-                if self._fresh:
-                    self._lost = "the cell was interrupted and had to be killed"
-        except RlmError:
-            pass  # whoever calls next is told
+            with suppress(RlmError):  # whoever calls next is told
+                if cell.started and self._dead is None:
+                    await cell.ended
+                    if self._fresh:
+                        self.lost = "the cell was interrupted and had to be killed"
+            await self._end_calls()
         finally:
             cell.disarm()
             self._cell = None
@@ -273,7 +316,8 @@ class KernelClient:
             raise self._dead
 
     def _send(self, data: bytes) -> None:
-        self._pump.send(data)
+        # What still waits for a worker that is killed matters no more, and a flood of it must not hold up the killing.
+        self._pump.send(data, alone=data.startswith(KILL))
 
     async def _within(self, future: asyncio.Future[T], seconds: float, failed: str) -> T:
         """Wait for what the kernel must do; its silence is the sandbox's failure."""
@@ -341,16 +385,26 @@ class KernelClient:
                 if self._cell is not None:
                     self._cell.blame(error)
 
+    def _on_worker_started(self, facts: WorkerFacts) -> None:
+        self._confined = self._confined or facts
+        if facts != self._confined:
+            said = "; ".join(facts.failures)
+            message = "a new worker is not confined as the first one was" + (f": {said}" if said else "")
+            self._fail(SandboxError(message, code="boot_facts"))
+        elif not self._worker_started.done():
+            self._worker_started.set_result(facts)
+
     def _on_frame(self, kind: bytes, payload: bytes) -> None:
         if kind == b"b":
             if not self._boot.done():
                 self._boot.set_result(frames.parse_boot(payload))
         elif kind == b"s":
             self._punished = ""
-            if not self._worker_started.done():
-                self._worker_started.set_result(None)
+            self._on_worker_started(frames.parse_started(payload))
         elif kind == b"r" and self._sending is not None:
             self._sending.on_received(frames.parse_received(payload))
+        elif kind == b"p" and self._cell is not None:
+            self._cell.on_pong()
         elif kind == b"x":
             self._on_exit(frames.parse_exit(payload))
         elif kind == b"l":
@@ -358,8 +412,13 @@ class KernelClient:
             self._late += payload.decode("utf-8", "replace")[:room]
         elif kind in b"oet" and self._cell is not None:
             self._cell.on_output(kind, payload)
-        elif kind in b"wd" and not self._punished:
+        elif kind in b"wd" and not self._is_doomed:
             self._on_worker(kind, payload)
+
+    @property
+    def _is_doomed(self) -> bool:
+        """The worker is being killed: what it said until then is not read any more, or a flood would hide its end."""
+        return bool(self._punished) or (self._cell is not None and self._cell.killed)
 
     def _on_worker(self, kind: bytes, payload: bytes) -> None:
         """The untrusted part: whatever is wrong with it costs the worker its life, and not the run."""
@@ -378,12 +437,17 @@ class KernelClient:
         cell.finish(done)
 
     def _on_message(self, message: frames.WorkerMessage) -> None:
+        if isinstance(message, frames.CallAsked | frames.BudgetAsked) and self._pump.unsent > UNREAD_MAX:
+            raise Violation("it asks without reading what it is told")
         match message:
             case frames.CallAsked():
                 self._on_call(message)
             case frames.BudgetAsked():
                 body = json.dumps(dict(self._host.budget())).encode("utf-8")
                 self._send(wire.frame(b"W", wire.message({"op": "budget", "id": message.id}, body)))
+            case frames.ProgressTold():
+                if self._cell is not None and self._cell.number == message.cell and self._cell.running:
+                    self._host.progress(message.done, message.total)
             case frames.AnswerPart():
                 if self._cell is not None and self._cell.number == message.cell:
                     self._cell.on_answer(message)
@@ -404,7 +468,7 @@ class KernelClient:
             cell.violation = why
             cell.kill()
         else:
-            self._send(wire.frame(b"K"))
+            self._send(KILL)
 
     def _on_exit(self, gone: frames.Exit) -> None:
         """The worker is dead; the supervisor starts another."""
@@ -421,7 +485,7 @@ class KernelClient:
         if self._cell is not None and self._cell.running:
             self._cell.died(why)
         else:
-            self._lost = f"the Python process was lost between two cells: {why}"
+            self.lost = f"the Python process was lost between two cells: {why}"
 
     # -- calls
 
@@ -458,7 +522,7 @@ class KernelClient:
     def _on_answered(self, key: tuple[int, int], cell: Cell, task: asyncio.Task[None]) -> None:
         del self._calls[key]
         for index in sorted(self._unanswered.get(key, ())):
-            self._deliver(key, index, SubReply(False, "the call was given up"))
+            self._deliver(key, index, SubReply(False, GIVEN_UP))
         cell.resume()
         error = None if task.cancelled() else task.exception()
         if error is not None:  # a bug of the host's, or the end of the run: the cell must not hide it

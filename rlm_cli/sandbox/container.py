@@ -9,34 +9,54 @@ the package (its own, those of requests, and OSError); all leave this file as `S
 from __future__ import annotations
 
 import contextlib
-import shutil
+import functools
+import http.client
 import socket
 import ssl
+import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import docker
 import requests
 from docker import auth as docker_auth
 from docker.context import ContextAPI
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound, TLSParameterError
+from docker.errors import APIError, DockerException, ImageNotFound, InvalidVersion, NotFound, TLSParameterError
 from docker.types import LogConfig, Mount, Ulimit
 
 from ..errors import SandboxError
 from .client import BOOT
+from .engine_errors import (
+    UNREACHED,
+    Flavor,
+    bad_version,
+    engine_down,
+    no_answer,
+    no_permission,
+    no_ssh,
+    no_tls,
+    not_an_engine,
+    podman_down,
+    pull_failure,
+    refusal,
+)
 from .image import Image, ImageProgress, OnImageProgress, silent
 from .owner import Owner
 from .profile import Profile, environment
 from .stream import DockerChannel
 
 T = TypeVar("T")
+Runtime = Literal["auto", "docker", "podman"]
+"""auto: Docker, and where that cannot be reached Podman."""
 
+OLDEST_API = "1.24"
 CALL_TIMEOUT = 30.0
-PROBE_TIMEOUT = 2.0
+PROBE_TIMEOUT: Mapping[Flavor, float] = {"Docker": 2.0, "Podman": 3.5}
+"""Seconds; Podman runs three programs to find out its own version."""
 PULL_SILENCE = 300.0
 """Seconds without a line of progress after which a pull has failed."""
 
@@ -45,6 +65,7 @@ HURRY = 2.0
 """Seconds that a person who pressed Ctrl-C twice waits for the container to go."""
 
 OWNER_LABEL = "rlm.owner"
+PODMAN_NPROC = 16_384
 ATTACH = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1, "logs": 0}
 
 
@@ -52,6 +73,7 @@ ATTACH = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1, "logs": 0}
 class EngineFacts:
     """What `probe` found. `memory` in bytes; `cgroup` is the version, "1" or "2"."""
 
+    name: Flavor
     host: str
     version: str
     api: str
@@ -119,11 +141,17 @@ class Engine:
     at the first call; `close` releases it.
     """
 
-    def __init__(self, *, timeout: float = CALL_TIMEOUT) -> None:
+    def __init__(
+        self, *, timeout: float = CALL_TIMEOUT, runtime: Runtime = "docker", podman: Sequence[str] = ()
+    ) -> None:
         self._timeout = timeout
+        self._runtime = runtime
+        self._podman = tuple(podman)
         self._client: Any = None
         self._host = ""
         self._lock = threading.Lock()  # one connection, whichever thread comes first
+        self.flavor: Flavor = "Docker"
+        """Whose engine it is. Known once connected."""
 
     @property
     def host(self) -> str:
@@ -139,10 +167,10 @@ class Engine:
         """Whether the engine runs on this machine, so that our paths may be its paths. Connects.
 
         Elsewhere a mount is not even tried: it would bind whatever lies at that path there, and a sample of bytes
-        cannot tell an older copy of a huge file from the file.
+        cannot tell an older copy of a huge file from the file. A socket that ssh forwards leads elsewhere, too.
         """
         self.api()
-        return bool(self.socket_path)
+        return bool(self.socket_path) and not is_forwarded(self.socket_path)
 
     def close(self) -> None:
         """Release every connection. Idempotent; the next call would connect again."""
@@ -155,23 +183,72 @@ class Engine:
         """The connected client; the first call asks the engine for its version, which must answer quickly."""
         with self._lock:
             if self._client is None:
-                with self._errors("connecting to the engine"):
-                    found = docker.utils.kwargs_from_env()
-                    if "base_url" not in found:
-                        found = {**ContextAPI.kwargs_from_context(), **found}
-                    self._host = found.get("base_url") or "unix:///var/run/docker.sock"
-                    knock(self._host)
-                    self._client = docker.APIClient(**found, timeout=min(PROBE_TIMEOUT, self._timeout))
-                    self._client.timeout = self._timeout
+                self._client = self._connect()
             return self._client
 
+    def _connect(self) -> Any:
+        """The first engine that answers. When none does: what is wrong with the first, which is the one that a person
+        thinks of."""
+        failures: list[SandboxError] = []
+        if self._runtime != "podman":
+            try:
+                return self._connected(docker_place)
+            except SandboxError as error:
+                if self._runtime == "docker" or error.code not in UNREACHED or docker_is_chosen():
+                    raise
+                failures.append(error)
+        for host in self._podman:
+            try:
+                return self._connected(functools.partial(dict, base_url=host), "Podman")
+            except SandboxError as error:
+                if not error.code.startswith("podman_") and self._runtime == "podman":
+                    raise
+                failures.append(error)
+        raise failures[0] if self._runtime == "auto" else podman_down(self._podman)
+
+    def _connected(self, place: Callable[[], dict[str, Any]], flavor: Flavor = "Docker") -> Any:
+        client = None
+        try:
+            with self._errors("connecting to the engine", flavor):
+                found = place()
+                self._host = found.get("base_url") or "unix:///var/run/docker.sock"
+                knock(self._host)
+                client = docker.APIClient(
+                    **found, version=OLDEST_API, timeout=min(PROBE_TIMEOUT[flavor], self._timeout)
+                )
+                client.trust_env = False  # neither a web proxy nor its certificates lead to an engine
+                self._negotiate(client)
+                client.timeout = self._timeout
+        except BaseException:
+            if client is not None:
+                client.close()
+            raise
+        return client
+
+    def _negotiate(self, client: Any) -> None:
+        """Speak the engine's own version of the API; and whose engine it is."""
+        try:
+            about = client.version(api_version=False)
+            version = str(about["ApiVersion"])
+            if docker.utils.version_lt(version, OLDEST_API):
+                raise InvalidVersion(f"{version}, and at least {OLDEST_API} is needed")
+            parts = [str(part.get("Name", "")) for part in about.get("Components") or ()]
+        except (DockerException, requests.exceptions.RequestException, LookupError, TypeError, ValueError) as error:
+            wrong = misunderstood(error, self.host)
+            if wrong is None:
+                raise
+            raise wrong from error
+        client._version = version
+        self.flavor = "Podman" if any("podman" in part.lower() for part in parts) else "Docker"
+
     def probe(self) -> EngineFacts:
-        """What engine this is; within `PROBE_TIMEOUT` seconds, or an error that says what to do."""
+        """What engine this is; within `PROBE_TIMEOUT`, or an error that says what to do."""
         api = self.api()
         with self._errors("asking the engine for its facts"):
-            info = api._result(api._get(api._url("/info"), timeout=PROBE_TIMEOUT), True)
+            info = api._result(api._get(api._url("/info"), timeout=PROBE_TIMEOUT[self.flavor]), True)
             security = info.get("SecurityOptions") or []
         return EngineFacts(
+            name=self.flavor,
             host=self.host,
             version=str(info.get("ServerVersion", "")),
             api=str(api._version),
@@ -270,10 +347,7 @@ class Engine:
                 oom_score_adj=profile.oom_score_adj,
                 nano_cpus=int(profile.cpus * 1e9),
                 pids_limit=profile.pids,
-                ulimits=[
-                    Ulimit(name="nofile", soft=profile.open_files, hard=profile.open_files),
-                    Ulimit(name="core", soft=0, hard=0),
-                ],
+                ulimits=[Ulimit(name=name, soft=most, hard=most) for name, most in self._ulimits(profile)],
                 log_config=LogConfig(type=LogConfig.types.NONE),
                 mounts=mounts(spec),
                 auto_remove=True,
@@ -287,7 +361,7 @@ class Engine:
                 user=profile.user,
                 hostname="sandbox",
                 working_dir="/tmp",  # noqa: S108 - in the container
-                environment=environment(spec.image.env),
+                environment=environment(spec.image.env, removable=self.flavor == "Docker"),
                 labels=dict(spec.labels),
                 stdin_open=True,  # closed by the engine when we go away (StdinOnce)
                 tty=False,
@@ -297,6 +371,17 @@ class Engine:
                 use_config_proxy=False,
             )
         return str(answer["Id"])
+
+    def _ulimits(self, profile: Profile) -> list[tuple[str, int]]:
+        """Podman as root asks for four million processes of the user where nothing is said, which a system may not let
+        it. What is said is no limit of ours (`pids` is): it counts a user's processes on the whole machine."""
+        ours = [("nofile", profile.open_files), ("core", 0)]
+        if self.flavor != "Podman":
+            return ours
+        import resource  # not on Windows, where there is no such limit either
+
+        most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+        return [*ours, ("nproc", PODMAN_NPROC if most == resource.RLIM_INFINITY else min(most, PODMAN_NPROC))]
 
     def attach(self, container: str) -> DockerChannel:
         """The stream to a container; before `start`, or its first bytes are lost."""
@@ -310,32 +395,51 @@ class Engine:
         with self._errors("starting the container"):
             api.start(container)
 
-    def inspect(self, container: str) -> dict[str, Any] | None:
+    def inspect(self, container: str, *, patience: float = CALL_TIMEOUT) -> dict[str, Any] | None:
         """The engine's own record of a container, or None when it is gone."""
         api = self.api()
         try:
             with self._errors("inspecting the container"):
-                return dict(api.inspect_container(container))
+                answer = api._get(api._url("/containers/{0}/json", container), timeout=min(patience, self._timeout))
+                return dict(api._result(answer, True))
         except SandboxError as error:
             if isinstance(error.__cause__, NotFound):
                 return None
             raise
+
+    def kill(self, container: str, *, patience: float) -> None:
+        """SIGKILL it, and see it end within `patience` seconds. One that runs no more is fine."""
+        api = self.api()
+        deadline = time.monotonic() + patience
+        with self._errors("killing the container"):
+            answer = api._post(api._url("/containers/{0}/kill", container), params={"signal": "KILL"}, timeout=patience)
+            if answer.status_code not in (404, 409):  # gone, or not running
+                api._raise_for_status(answer)
+        while (found := self.inspect(container, patience=patience)) and (found.get("State") or {}).get("Running"):
+            if time.monotonic() > deadline:
+                raise SandboxError(f"the container {container} does not end", code="container_stuck")
+            time.sleep(0.01)
 
     def remove(self, container: str, *, patience: float = REMOVAL_TIMEOUT) -> None:
         """Kill and remove it, and see it gone. A container that is gone already is fine."""
         api = self.api()
         deadline = time.monotonic() + patience
         with self._errors("removing the container"):
-            answer = api._delete(
-                api._url("/containers/{0}", container), params={"force": True, "v": True}, timeout=patience
-            )
-            if answer.status_code not in (404, 409):  # 409: its removal is under way (auto_remove)
+            while True:
+                answer = api._delete(
+                    api._url("/containers/{0}", container), params={"force": True, "v": True}, timeout=patience
+                )
+                # 409: its removal is under way (auto_remove); 500: Podman says that while the container is ending.
+                if answer.status_code != 500 or time.monotonic() > deadline:
+                    break
+                time.sleep(0.05)
+            if answer.status_code not in (404, 409):
                 api._raise_for_status(answer)
-        while self.inspect(container) is not None:
+        while self.inspect(container, patience=patience) is not None:
             if time.monotonic() > deadline:
                 raise SandboxError(
                     f"the container {container} does not go away",
-                    hint=f"docker rm -f {container}",
+                    hint=f"{self.flavor.lower()} rm -f {container}",
                     code="container_stuck",
                 )
             time.sleep(0.01)
@@ -388,11 +492,11 @@ class Engine:
         return [volume_facts(entry) for entry in found.get("Volumes") or ()]
 
     @contextlib.contextmanager
-    def _errors(self, doing: str) -> Iterator[None]:
+    def _errors(self, doing: str, flavor: Flavor | None = None) -> Iterator[None]:
         try:
             yield
         except (DockerException, requests.exceptions.RequestException, OSError) as error:
-            raise explain(error, doing, self.host) from error
+            raise explain(error, doing, self.host, flavor or self.flavor) from error
 
 
 def socket_path(host: str) -> str:
@@ -403,14 +507,39 @@ def socket_path(host: str) -> str:
     return path if path.startswith("/") else f"/{path}"
 
 
+def is_forwarded(path: str) -> bool:
+    """Whether ssh listens at that socket (`ssh -L`), and the engine is on another machine. Only Linux says who does."""
+    if sys.platform != "linux":
+        return False
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(PROBE_TIMEOUT["Docker"])
+            probe.connect(path)
+            pid = int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], sys.byteorder)
+        return Path(f"/proc/{pid}/comm").read_text("utf-8", "replace").strip() == "ssh"
+    except OSError:
+        return False
+
+
 def knock(host: str) -> None:
     """Connect to a local engine's socket once. Raises the plain `OSError`: the docker package wraps it five deep,
     and leaks the socket."""
     path = socket_path(host)
     if path:
         with socket.socket(socket.AF_UNIX) as probe:
-            probe.settimeout(PROBE_TIMEOUT)
+            probe.settimeout(PROBE_TIMEOUT["Docker"])
             probe.connect(path)
+
+
+def docker_place() -> dict[str, Any]:
+    """What the docker command would use: DOCKER_HOST, else the current context."""
+    found: dict[str, Any] = docker.utils.kwargs_from_env()
+    return found if "base_url" in found else {**ContextAPI.kwargs_from_context(), **found}
+
+
+def docker_is_chosen() -> bool:
+    """Whether the person named the engine, by DOCKER_HOST: then no other will do."""
+    return "base_url" in docker.utils.kwargs_from_env()
 
 
 def mounts(spec: ContainerSpec) -> list[Mount]:
@@ -453,37 +582,53 @@ def container_facts(entry: Mapping[str, Any]) -> ContainerFacts:
 # -- what went wrong -------------------------------------------------------------------------------------------------
 
 
-def explain(error: BaseException, doing: str, host: str) -> SandboxError:
+def explain(error: BaseException, doing: str, host: str, flavor: Flavor = "Docker") -> SandboxError:
     """Whose fault it is and what to type next, from what lies at the bottom of the exception."""
     chain = tuple(causes(error))
     kinds = {type(cause).__name__ for cause in chain}
+    if isinstance(error, ImageNotFound):
+        return SandboxError(f"no such image: {said_by(error)}", hint="rlm sandbox pull", code="image_missing")
     if isinstance(error, APIError):
-        return refusal(error, doing)
+        return refusal(said_by(error), doing)
     if any(isinstance(cause, PermissionError) for cause in chain):
-        return SandboxError(
-            f"no permission to use the Docker Engine at {host}",
-            hint="sudo usermod -aG docker $USER, then log in again (that group is as good as root), or rootless Docker",
-            code="docker_permission",
-        )
+        return no_permission(host, flavor)
     if any(isinstance(cause, TimeoutError | requests.exceptions.Timeout) for cause in chain) or (
         kinds & {"ReadTimeoutError", "ConnectTimeoutError"}
     ):
-        return SandboxError(
-            f"the Docker Engine at {host} did not answer in time ({doing})",
-            hint="docker info   (if that hangs too, restart the engine)",
-            code="engine_timeout",
-        )
+        return no_answer(host, doing)
     if any(isinstance(cause, ssl.SSLError | TLSParameterError) for cause in chain):
-        return SandboxError(
-            f"no secure connection to the Docker Engine at {host}: {bottom(chain)}",
-            hint="check DOCKER_TLS_VERIFY, DOCKER_CERT_PATH and REQUESTS_CA_BUNDLE:  docker info",
-            code="docker_tls",
-        )
+        return no_tls(host, bottom(chain))
+    if "paramiko" in str(error):
+        return no_ssh(host)
     if any(isinstance(cause, FileNotFoundError | ConnectionError | socket.gaierror) for cause in chain) or isinstance(
         error, requests.exceptions.ConnectionError
     ):
-        return engine_down(host)
+        return engine_down(host, flavor)
     return SandboxError(f"{doing} failed: {bottom(chain)}", hint="docker info", code="engine_error")
+
+
+def misunderstood(error: BaseException, host: str) -> SandboxError | None:
+    """When it was asked for its version: the error of something that answers, and is no engine or none that we can
+    talk to; None for any other."""
+    chain = tuple(causes(error))
+    if isinstance(error, InvalidVersion):
+        return bad_version(host, str(error))
+    if isinstance(error, APIError):
+        said = said_by(error)
+        if "client version" in said.lower():
+            return bad_version(host, said)
+        if "https" in said.lower():  # a TLS port that was asked in plain words
+            return no_tls(host, said)
+        return not_an_engine(host, said)
+    if isinstance(error, requests.exceptions.JSONDecodeError | KeyError | TypeError | AttributeError):
+        return not_an_engine(host, "its answer has no API version")
+    if any(isinstance(cause, http.client.HTTPException) and not isinstance(cause, ConnectionError) for cause in chain):
+        return not_an_engine(host, bottom(chain))
+    return None
+
+
+def said_by(error: APIError) -> str:
+    return str(error.explanation or error)
 
 
 def causes(error: BaseException | None, depth: int = 8) -> Iterator[BaseException]:
@@ -500,90 +645,6 @@ def causes(error: BaseException | None, depth: int = 8) -> Iterator[BaseExceptio
 def bottom(chain: Sequence[BaseException]) -> str:
     """The innermost words that say something."""
     return next((str(cause) for cause in reversed(chain) if str(cause)), type(chain[0]).__name__)
-
-
-def engine_down(host: str) -> SandboxError:
-    """Nothing listens there: not installed, or not running."""
-    if host.startswith("unix://") and not shutil.which("docker") and not Path("/usr/bin/dockerd").exists():
-        return SandboxError(
-            "Docker is not installed; model-written code runs only in a container",
-            hint="install Docker Engine: https://docs.docker.com/engine/install/   then: rlm doctor",
-            code="docker_not_installed",
-        )
-    return SandboxError(
-        f"cannot reach the Docker Engine at {host}: it is not running, or not there",
-        hint="start it (sudo systemctl start docker; on macOS: open -a Docker) or set DOCKER_HOST; then: rlm doctor",
-        code="docker_daemon_down",
-    )
-
-
-# Words in the engine's refusal -> (code, hint). The first that matches wins.
-REFUSALS: tuple[tuple[tuple[str, ...], str, str], ...] = (
-    (
-        ("executable file not found", 'exec: "python3"', "stat python3: no such file"),
-        "image_no_python",
-        "use an image with python3 3.9 or later on its PATH, or the default one: unset sandbox.image",
-    ),
-    (
-        ("exec format error", "does not match the specified platform"),
-        "image_wrong_arch",
-        "pull the image again for this machine's architecture:  rlm sandbox pull",
-    ),
-    (
-        ("bind source path does not exist", "invalid mount config", "error while creating mount", "to rootfs at"),
-        "mount_failed",
-        "the engine does not see this machine's files (remote engine, or a folder Docker Desktop does not share)",
-    ),
-    (
-        ("memory limit", "memoryswap", "range of cpus", "rlimit", "pids limit", "nanocpus"),
-        "limit_refused",
-        "ask for less:  --set sandbox.memory=1GB --set sandbox.cpus=1",
-    ),
-    (("no space left on device",), "engine_disk_full", "docker system df   (and: docker system prune)"),
-)
-
-
-def refusal(error: APIError, doing: str) -> SandboxError:
-    """The engine answered and said no."""
-    said = str(error.explanation or error)
-    if isinstance(error, ImageNotFound):
-        return SandboxError(f"no such image: {said}", hint="rlm sandbox pull", code="image_missing")
-    lowered = said.lower()
-    for words, code, hint in REFUSALS:
-        if any(word.lower() in lowered for word in words):
-            return SandboxError(f"{doing}: the engine refused: {said}", hint=hint, code=code)
-    return SandboxError(f"{doing} failed: {said}", hint="docker info", code="engine_error")
-
-
-UNREACHABLE = (
-    "no such host",
-    "connection refused",
-    "network is unreachable",
-    "i/o timeout",
-    "timeout",
-    "no route to host",
-    "server misbehaving",
-    "proxyconnect",
-    "temporary failure in name resolution",
-)
-
-
-def pull_failure(name: str, error: SandboxError) -> SandboxError:
-    """A pull that failed: the registry cannot be reached, or it has no such image for us."""
-    if error.code.startswith("docker_") or error.code == "engine_timeout":
-        return error
-    reason = error.message.partition(": ")[2] or error.message
-    if any(word in reason.lower() for word in UNREACHABLE):
-        return SandboxError(
-            f"the registry cannot be reached: {reason}",
-            hint="rlm sandbox build   (makes an equivalent image from Debian packages)",
-            code="registry_unreachable",
-        )
-    return SandboxError(
-        f"pulling {name} failed: {reason}",
-        hint=f"check the name and your login:  docker pull {name}",
-        code="image_pull_failed",
-    )
 
 
 def follow_pull(name: str, lines: Iterator[Mapping[str, Any]], on_progress: OnImageProgress) -> None:

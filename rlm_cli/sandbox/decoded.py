@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ..errors import InputError
+from ..in_place import open_in_place
 from . import Document
 from .changes import Changes
 from .kernel.decoding import decode
@@ -28,7 +29,7 @@ def read_texts(documents: Iterable[Document]) -> tuple[list[Decoded], Changes]:
     for document in documents:
         name = index_name(document.name)
         try:
-            with document.path.open("rb") as file:
+            with os.fdopen(open_in_place(document.path), "rb") as file:
                 before = os.fstat(file.fileno())
                 data = file.read(document.size)
                 changes = changes.during_copy(name, before, os.fstat(file.fileno()), document.size)

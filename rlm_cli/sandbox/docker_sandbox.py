@@ -10,44 +10,47 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import functools
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 from .. import __version__
 from ..errors import SandboxError
 from ..events import SandboxInfo
 from . import ContextFacts, Document, Host, OnOutput, SandboxOptions, StepResult
+from .base import KernelSandbox
 from .box import Box, Volume
-from .changes import changes_since
-from .client import KernelClient
-from .container import OWNER_LABEL, ContainerSpec, Engine, VolumeMount
+from .client import KernelClient, Patience
+from .container import HURRY, OWNER_LABEL, REMOVAL_TIMEOUT, ContainerSpec, Engine, VolumeMount
+from .engine_errors import engine_gone, recognized, removed_outside
+from .frames import BootFacts
 from .image import Image, OnImageProgress, resolve_image, silent
 from .kernel import wire
 from .owner import Owner
-from .profile import MIN_MEMORY, Profile, wrong_facts
-from .spool import Spool
-from .staging import OnStageProgress, Proof, Staged, ignore, packed, stage
+from .profile import MIN_MEMORY, PODMAN_WRITABLE, Profile, too_little_memory, wrong_facts, wrong_worker
+from .staging import OnStageProgress, Proof, Staged, ignore, stage
 from .stream import DockerChannel
 from .upload import Upload
 
-T = TypeVar("T")
-
 UNSEEN = ("mount_failed", "handshake", "unreadable")
 """Failures that mean: the engine, or the kernel's user there, does not see our files."""
+REPLACED = ("sandbox_silent", "sandbox_protocol", "deserted")
+"""Failures of a container after which another one is started in its place."""
+REPLACEMENTS = 3
+"""How often in one run: one that fails again and again is not going to work."""
+LOST = ("sandbox_lost", "sandbox_stream")
+"""Failures that only say that the stream is over."""
 FILLING = "/var/tmp"  # noqa: S108 - in the container
 """Where a volume is mounted to be filled: an engine gives a new volume the mode of the folder that it is put over, and
 into this one every user may write, in any image."""
 
 
-class DockerSandbox:
+class DockerSandbox(KernelSandbox):
     """A kernel in a locked-down container: the `Sandbox` protocol over Docker.
 
-    `folder` is a private directory (0700) for a packed copy of the input, where one is needed, and for a large answer;
-    None: the system's temporary one. An `engine` that was given stays open. Use it from one event loop; `kill_now`
-    alone may be called from any thread, at any moment.
+    An `engine` that was given stays open.
     """
 
     def __init__(
@@ -60,34 +63,30 @@ class DockerSandbox:
         on_image: OnImageProgress = silent,
         on_stage: OnStageProgress = ignore,
         on_note: Callable[[str], None] = lambda _: None,
+        patience: Patience | None = None,
     ) -> None:
-        self._options = options
-        self._folder = folder
+        super().__init__(options, folder=folder, text_limit=text_limit, on_stage=on_stage, on_note=on_note)
         self._engine = engine or Engine()
         self._owns_engine = engine is None
-        self._text_limit = text_limit
         self._on_image = on_image
-        self._on_stage = on_stage
-        self._on_note = on_note
-        self._name = f"rlm-{secrets.token_hex(6)}"
+        self._patience = patience or Patience()
+        self._name = new_name()
         self._image = options.image
         self._input = ""
         self._streams = False
         self._made: tuple[Image, Profile] | None = None
-        self._staged: Staged | None = None
         self._upload: Upload | None = None
         self._boxes: list[Box] = []
         self._volume: Volume | None = None
-        self._clients: list[KernelClient] = []
-        self._client: KernelClient | None = None
-        self._threads: list[asyncio.Future[Any]] = []
-        self._closing: asyncio.Future[None] | None = None
-        self._doomed = False
+        self._box: Box | None = None
+        self._attach_again: Callable[[], Awaitable[ContextFacts]]
+        self._replacements = 0
+        self._removal = REMOVAL_TIMEOUT
 
     @property
     def info(self) -> SandboxInfo:
         """What `rlm` reports about where the code runs."""
-        return SandboxInfo(kind="docker", image=self._image, network=False, input=self._input)
+        return SandboxInfo(kind=self._engine.flavor.lower(), image=self._image, network=False, input=self._input)
 
     @property
     def name(self) -> str:
@@ -120,38 +119,21 @@ class DockerSandbox:
         made._streams = self._input in ("memory", "volume")
         return made
 
-    def placed(self, documents: Sequence[Document]) -> Sequence[Document]:
-        """Where the documents that it was opened with are on the host: a child that is given them, or parts of them,
-        mounts the same files."""
-        return documents if self._staged is None else packed(self._staged, documents)
-
     async def changes(self) -> tuple[str, ...]:
         """Sentences about documents that changed while they were being read; after the last cell."""
-        if self._upload is not None:
-            return self._upload.changes.sentences()
-        if self._staged is None:
-            return ()
-        since = await asyncio.to_thread(changes_since, self._staged.seen)
-        return (self._staged.changes + since).sentences()
+        return await super().changes() if self._upload is None else self._upload.changes.sentences()
 
     async def execute(self, code: str, *, timeout: float, on_output: OnOutput | None = None) -> StepResult:
-        """Run one cell (see `Sandbox.execute`)."""
-        if self._client is None or self._doomed:
-            raise SandboxError("the sandbox is not open", code="sandbox_lost")
-        return await self._client.execute(code, timeout=timeout, on_output=on_output)
-
-    def interrupt(self) -> None:
-        """Stop the running cell (see `Sandbox.interrupt`)."""
-        if self._client is not None:
-            self._client.interrupt()
-
-    async def close(self) -> None:
-        """Remove the container and the copy of the input, whatever state they are in. Idempotent; once begun it goes
-        on even if the waiter is cancelled. Raises `SandboxError` when the engine does not remove the container."""
-        if self._closing is None:
-            self._doomed = True
-            self._closing = asyncio.ensure_future(self._close())
-        await asyncio.shield(self._closing)
+        """Run one cell (see `Sandbox.execute`). A container that stops answering or breaks the protocol is replaced by
+        another, and the cell's result says so: the third rung of the ladder, after SIGINT and SIGKILL of the worker."""
+        client = await self._living()
+        try:
+            return await client.execute(code, timeout=timeout, on_output=on_output)
+        except SandboxError as error:
+            reason = await self._replaceable(error)
+            remains = client.remains(reason.message)
+            await self._replace(client)
+            return remains
 
     def kill_now(self) -> None:
         """The same at once and without an event loop, as far as it can be done in two seconds: for a second Ctrl-C
@@ -165,11 +147,64 @@ class DockerSandbox:
             self._staged.remove()
         atexit.unregister(self.kill_now)
 
-    async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
-        """Run blocking work; it is waited for in `close` if nobody else does."""
-        work = asyncio.ensure_future(asyncio.to_thread(function, *args))
-        self._threads.append(work)
-        return await asyncio.shield(work)
+    # -- when the container fails
+
+    async def _living(self) -> KernelClient:
+        """The client of a container that works, as far as is known: one that failed between two cells is replaced."""
+        client = self._client
+        if client is None or self._doomed:
+            raise SandboxError("the sandbox is not open", code="sandbox_lost")
+        if client.failure is None:
+            return client
+        reason = await self._replaceable(client.failure)
+        await self._replace(client)
+        return self._client_that_lost(f"the container was lost: {reason.message}")
+
+    def _client_that_lost(self, why: str) -> KernelClient:
+        assert self._client is not None  # noqa: S101 - it was replaced just now
+        self._client.lost = why
+        return self._client
+
+    async def _replaceable(self, error: SandboxError) -> SandboxError:
+        """What is wrong with the container, where another one may do better. Raises it where not."""
+        reason = await self._diagnosed(error)
+        if reason.code not in REPLACED or self._doomed or self._replacements == REPLACEMENTS:
+            raise reason from error
+        return reason
+
+    async def _diagnosed(self, error: SandboxError) -> SandboxError:
+        """Why the stream ended: the engine is gone, or only the container is."""
+        if error.code not in LOST or self._doomed or self._box is None:
+            return error
+        box = self._box
+        try:
+            await self._in_thread(box.is_there)
+        except SandboxError as failure:
+            self._removal = HURRY
+            return engine_gone(box.name, failure, self._engine.flavor)
+        if wire.DESERTED in box.said:
+            return SandboxError("it had no word from here for a minute (was this computer asleep?)", code="deserted")
+        return removed_outside(box.name, box.said)
+
+    async def _replace(self, client: KernelClient) -> None:
+        """Put the container down and start another with the same input. Raises `SandboxError`."""
+        self._replacements += 1
+        self._client = None
+        assert self._box is not None  # noqa: S101 - a cell ran in it
+        try:
+            await self._in_thread(self._box.put_down)
+        except SandboxError:
+            self._removal = HURRY  # whoever closes us need not wait for it again
+            raise
+        finally:
+            await client.close()
+        self._name = new_name()
+        try:
+            await self._attach_again()
+        except SandboxError as error:
+            if error.code != "handshake":
+                raise
+            raise input_changed() from error  # the first container saw what was read here
 
     # -- the ways in
 
@@ -177,23 +212,38 @@ class DockerSandbox:
         made, staged = await asyncio.gather(self._in_thread(self._prepare), self._in_thread(self._stage, documents))
         self._made = image, profile = made
         binds = tuple((bind.source, f"/in/{bind.file}") for bind in staged.binds)
-        client = await self._start(self._name, image, replace(profile, user=staged.user), binds=binds)
-        context = await self._attach(client, staged.index, staged.index_file, staged.proof, host)
+
+        async def attach() -> ContextFacts:
+            client = await self._start(image, replace(profile, user=staged.user), binds=binds)
+            return await self._attach(client, staged.index, staged.index_file, staged.proof, host)
+
+        context = await self._first(attach)
         self._input = "mounted"
         return context
+
+    async def _first(self, attach: Callable[[], Awaitable[ContextFacts]]) -> ContextFacts:
+        """Attach, and remember how."""
+        self._attach_again = attach
+        return await attach()
 
     async def _open_streamed(self, documents: Sequence[Document], host: Host) -> ContextFacts:
         if self._made is None:
             self._made = await self._in_thread(self._prepare)
         image, profile = self._made
         upload = self._upload = await self._in_thread(self._make_upload, documents)
-        if upload.in_memory:
-            client = await self._start(self._name, image, profile, place=wire.IN_MEMORY)
-            await client.fill(upload)
-        else:
-            volume = await self._fill_volume(image, profile, upload)
-            client = await self._start(self._name, image, profile, volume=volume.mounted("/in", read_only=True))
-        context = await self._attach(client, upload.index, upload.index_file, upload.proof, host)
+        volume = None if upload.in_memory else await self._fill_volume(image, profile, upload)
+
+        async def attach() -> ContextFacts:
+            if volume is not None:
+                client = await self._start(image, profile, volume=volume.mounted("/in", read_only=True))
+            else:
+                client = await self._start(image, profile, place=wire.IN_MEMORY)
+                before = upload.proof
+                await client.fill(upload)
+                check_unchanged(before, upload.proof)
+            return await self._attach(client, upload.index, upload.index_file, upload.proof, host)
+
+        context = await self._first(attach)
         self._input = upload.place
         return context
 
@@ -203,11 +253,11 @@ class DockerSandbox:
         await self._in_thread(self._volume.create)
         masked = tuple(path for path in profile.masked if path != FILLING)
         client = await self._start(
-            f"{self._name}-loader",
             image,
             replace(profile, masked=masked),
             volume=self._volume.mounted(FILLING, read_only=False),
             place=FILLING,
+            role="-loader",
         )
         await client.fill(upload)
         await client.close()
@@ -216,34 +266,50 @@ class DockerSandbox:
 
     async def _start(
         self,
-        name: str,
         image: Image,
         profile: Profile,
         *,
         binds: tuple[tuple[str, str], ...] = (),
         volume: VolumeMount | None = None,
         place: str = "",
+        role: str = "",
     ) -> KernelClient:
         """A container whose supervisor answers and is locked down as asked."""
-        box = Box(self._engine, name)
-        self._boxes.append(box)
-        if self._doomed:
-            box.doom()
-        channel = await self._in_thread(
-            box.launch, ContainerSpec(name, image, profile, binds=binds, volume=volume, labels=self._labels())
+        labels = self._labels()
+        channel = await self._launch(
+            lambda name: ContainerSpec(name + role, image, profile, binds=binds, volume=volume, labels=labels)
         )
-        client = KernelClient(channel, place=place, new_spool=lambda: Spool(self._folder))
+        client = KernelClient(channel, place=place, patience=self._patience, new_spool=self._new_spool)
         self._clients.append(client)
-        await boot(client, channel, profile)
+        self._boot = await boot(client, channel, profile)
         return client
+
+    async def _launch(self, spec: Callable[[str], ContainerSpec]) -> DockerChannel:
+        """Start a container, by another name where the engine has one of that name."""
+        for last in (False, True):
+            if last:
+                self._name = new_name()
+            wanted = spec(self._name)
+            box = Box(self._engine, wanted.name)
+            self._boxes.append(box)
+            if self._doomed:
+                box.doom()
+            try:
+                channel = await self._in_thread(box.launch, wanted)
+            except SandboxError as error:
+                if error.code != "name_clash" or last:
+                    raise
+                continue
+            self._box = box
+            return channel
+        raise AssertionError("unreachable")
 
     async def _attach(
         self, client: KernelClient, index: bytes | None, index_file: str | None, proof: Proof, host: Host
     ) -> ContextFacts:
-        context, seen = await client.attach(index=index, index_file=index_file, text_limit=self._text_limit, host=host)
-        check_proof(seen, proof)
-        self._client = client
-        return context
+        self._worker = await client.worker()
+        refuse_if(wrong_worker(self._worker, self._boot.machine))
+        return await super()._attach(client, index, index_file, proof, host)
 
     def _labels(self) -> dict[str, str]:
         return {
@@ -262,8 +328,9 @@ class DockerSandbox:
         with contextlib.suppress(SandboxError):
             self._engine.prune()
         cpus = self._engine.probe().cpus or self._options.cpus
+        masked = {*image.volumes, *(PODMAN_WRITABLE if self._engine.flavor == "Podman" else ())}
         return image, Profile(
-            memory=self._options.memory, cpus=min(self._options.cpus, cpus), masked=tuple(sorted(image.volumes))
+            memory=self._options.memory, cpus=min(self._options.cpus, cpus), masked=tuple(sorted(masked))
         )
 
     def _stage(self, documents: Sequence[Document]) -> Staged:
@@ -284,31 +351,27 @@ class DockerSandbox:
             self._staged = None
         self._boxes.clear()
         self._clients.clear()
+        self._box = None
 
     async def _close(self) -> None:
         for box in self._boxes:
             box.doom()
-        await asyncio.gather(*self._threads, return_exceptions=True)
+        await self._threads_ended()
         try:
             # At once, so that neither waits for the other: a killed kernel ends the client's threads, too.
             await asyncio.gather(self._close_streams(), self._remove_boxes())
             if self._volume is not None:
-                await asyncio.to_thread(self._volume.remove)
+                await asyncio.to_thread(functools.partial(self._volume.remove, patience=self._removal))
         finally:
-            if self._staged is not None:
-                await asyncio.to_thread(self._staged.remove)
             if self._owns_engine:
                 await asyncio.to_thread(self._engine.close)
-            atexit.unregister(self.kill_now)
-
-    async def _close_streams(self) -> None:
-        await asyncio.gather(*(client.close() for client in self._clients))
 
     async def _remove_boxes(self) -> None:
-        await asyncio.gather(*(asyncio.to_thread(box.remove) for box in self._boxes))
+        removing = (functools.partial(box.remove, patience=self._removal) for box in self._boxes)
+        await asyncio.gather(*map(asyncio.to_thread, removing))
 
 
-async def boot(client: KernelClient, channel: DockerChannel, profile: Profile) -> None:
+async def boot(client: KernelClient, channel: DockerChannel, profile: Profile) -> BootFacts:
     """Start the kernel and refuse the container unless it is what was asked for."""
     try:
         facts = await client.start()
@@ -316,8 +379,15 @@ async def boot(client: KernelClient, channel: DockerChannel, profile: Profile) -
         said = channel.stderr  # no model code has run yet: this is python3's own complaint
         if not said:
             raise
-        raise SandboxError(f"{error.message}; the container said: {said}", hint=error.hint, code=error.code) from error
-    wrong = wrong_facts(facts, profile)
+        message = f"{error.message}; the container said: {said}"
+        known = recognized(said, message)
+        raise known or SandboxError(message, hint=error.hint, code=error.code) from error
+    refuse_if(wrong_facts(facts, profile))
+    return facts
+
+
+def refuse_if(wrong: Sequence[str]) -> None:
+    """Raises `SandboxError` (boot_facts) that names all that is wrong with a container, if anything is."""
     if wrong:
         raise SandboxError(
             f"the container is not locked down, so nothing was run: {'; '.join(wrong)}",
@@ -326,20 +396,17 @@ async def boot(client: KernelClient, channel: DockerChannel, profile: Profile) -
         )
 
 
-def check_proof(seen: Sequence[tuple[str, int, str]], read: Proof) -> None:
-    """Raises `SandboxError` (handshake) unless the kernel sees the bytes that the host read."""
-    if sorted(seen) != sorted(read):
-        raise SandboxError(
-            "the sandbox does not see the bytes that were read here; nothing was run",
-            hint="run it again; if it happens again:  rlm doctor",
-            code="handshake",
-        )
+def new_name() -> str:
+    """A name that no other container has."""
+    return f"rlm-{secrets.token_hex(6)}"
 
 
-def too_little_memory(memory: int) -> SandboxError:
-    """A kernel needs room for Python itself."""
-    return SandboxError(
-        f"{memory} bytes of memory are too few for a Python kernel (at least {MIN_MEMORY})",
-        hint="--set sandbox.memory=64MiB or more",
-        code="limit_refused",
-    )
+def check_unchanged(before: Proof, now: Proof) -> None:
+    """Raises `SandboxError` when the input is streamed a second time and is not what it was."""
+    if before and before != now:
+        raise input_changed()
+
+
+def input_changed() -> SandboxError:
+    """What is read now is not what was read at the start."""
+    return SandboxError("the input changed while it was being read", code="input_changed")

@@ -32,13 +32,16 @@ __all__ = [
     "Done",
     "Exit",
     "FileProof",
+    "ProgressTold",
     "Received",
     "Tails",
     "Violation",
+    "WorkerFacts",
     "parse_boot",
     "parse_done",
     "parse_exit",
     "parse_received",
+    "parse_started",
     "parse_tails",
     "parse_worker",
 ]
@@ -68,6 +71,21 @@ class BootFacts:
     dumpable: bool
     python: str
     machine: str
+
+
+@dataclass(frozen=True)
+class WorkerFacts:
+    """How a worker is confined, as it read back before any model code ran in it.
+
+    `seccomp`: its mode, 2 when filters are active, whether the engine's or ours; `filtered`: ours is; `landlock`:
+    version of the interface in use, 0 when files are not restricted; `failures`: what the system refused, in its words.
+    """
+
+    seccomp: int
+    filtered: bool
+    landlock: int
+    no_new_privs: bool
+    failures: tuple[str, ...] = ()
 
 
 class Received(NamedTuple):
@@ -107,6 +125,15 @@ class CallAsked:
 
 
 @dataclass(frozen=True)
+class ProgressTold:
+    """How far a helper of the running cell is."""
+
+    cell: int
+    done: int
+    total: int | None
+
+
+@dataclass(frozen=True)
 class BudgetAsked:
     id: int
 
@@ -120,6 +147,8 @@ class AnswerPart:
     data: bytes
     evidence: tuple[Quote, ...] = ()
     """With part 0 only."""
+    problem: str = ""
+    """With the last part only."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +183,7 @@ class Exit:
     violation: str
 
 
-WorkerMessage = Attached | AttachFailed | CallAsked | BudgetAsked | AnswerPart
+WorkerMessage = Attached | AttachFailed | CallAsked | BudgetAsked | ProgressTold | AnswerPart
 
 
 class _Fields:
@@ -191,6 +220,9 @@ class _Fields:
 
     def text(self, name: str, *, most: int = wire.HEADER_MAX) -> str:
         return clean(self.value(name, str))[:most]
+
+    def optional_text(self, name: str, *, most: int) -> str:
+        return "" if self._values.get(name) is None else self.text(name, most=most)
 
     def choice(self, name: str, *options: str) -> str:
         value = self.value(name, str)
@@ -239,10 +271,9 @@ def _attached(fields: _Fields, payload: bytes) -> Attached:
         lines_exact=fields.flag("lines_exact"),
         lossy=fields.optional("lossy"),
     )
-    lines = payload.splitlines()
-    if len(lines) > FILES_MAX:
-        raise Violation(f"a proof of {len(lines)} files")
-    return Attached(facts, tuple(map(_file_proof, lines)))
+    if len(payload) > wire.PROOF_MAX:
+        raise Violation(f"a proof of {len(payload)} bytes")
+    return Attached(facts, tuple(map(_file_proof, payload.splitlines())))
 
 
 def _file_proof(line: bytes) -> FileProof:
@@ -261,13 +292,14 @@ def _attach_failed(fields: _Fields, payload: bytes) -> AttachFailed:
 
 def _call(fields: _Fields, payload: bytes) -> CallAsked:
     kind = cast(Literal["llm", "rlm"], fields.choice("kind", "llm", "rlm"))
-    count = fields.number("count", least=1) * (2 if kind == "rlm" else 1)
-    texts = wire.unpack_texts(payload, min(count, 1 + len(payload) // 4))
-    if len(texts) != count:
-        raise Violation("more prompts than the payload can hold")
+    count = fields.number("count", least=1)
+    if count > wire.PROMPTS_COUNT_MAX or len(payload) > wire.PROMPTS_MAX:
+        raise Violation(f"{count} prompts of {len(payload)} bytes in one call")
+    texts = wire.unpack_texts(payload, count * (2 if kind == "rlm" else 1))
     contexts = tuple(map(_passed, texts[1::2])) if kind == "rlm" else ()
     prompts = tuple(text.decode("utf-8", "replace") for text in (texts[::2] if kind == "rlm" else texts))
-    call = SubCall(kind, prompts, fields.text("model", most=200), contexts)
+    schema = fields.optional_text("schema", most=wire.SCHEMA_CHARS) if kind == "rlm" else ""
+    call = SubCall(kind, prompts, fields.text("model", most=200), contexts, schema)
     return CallAsked(fields.number("id"), fields.number("cell"), call)
 
 
@@ -297,6 +329,10 @@ def _budget(fields: _Fields, payload: bytes) -> BudgetAsked:  # noqa: ARG001 - o
     return BudgetAsked(fields.number("id"))
 
 
+def _progress(fields: _Fields, payload: bytes) -> ProgressTold:  # noqa: ARG001 - one signature for all
+    return ProgressTold(fields.number("cell"), fields.number("done"), fields.optional("total"))
+
+
 def _answer(fields: _Fields, payload: bytes) -> AnswerPart:
     before = fields.optional("evidence") or 0
     part = fields.number("part")
@@ -306,7 +342,8 @@ def _answer(fields: _Fields, payload: bytes) -> AnswerPart:
         raise Violation(f"a piece of an answer of {len(payload) - before} bytes")
     kind = cast(AnswerKind, fields.choice("kind", "text", "json", "bytes"))
     quotes = _evidence(payload[:before])
-    return AnswerPart(fields.number("cell"), kind, part, fields.flag("last"), payload[before:], quotes)
+    problem = fields.optional_text("problem", most=wire.PROBLEM_CHARS)
+    return AnswerPart(fields.number("cell"), kind, part, fields.flag("last"), payload[before:], quotes, problem)
 
 
 def _evidence(lines: bytes) -> tuple[Quote, ...]:
@@ -336,6 +373,7 @@ _WORKER: Mapping[str, Callable[[_Fields, bytes], WorkerMessage]] = {
     "attach_failed": _attach_failed,
     "call": _call,
     "budget": _budget,
+    "progress": _progress,
     "answer": _answer,
 }
 
@@ -353,7 +391,7 @@ def parse_done(body: bytes) -> Done:
         status=cast(Any, fields.choice("status", "ok", "error", "interrupted")),
         seconds=float(cast(float, seconds)),
         variables=tuple(line[:VARIABLE_CHARS] for line in fields.texts("variables")[:VARIABLES_MAX]),
-        error=payload.decode("utf-8", "replace")[:ERROR_CHARS],
+        error=payload[: 4 * ERROR_CHARS].decode("utf-8", "replace")[:ERROR_CHARS],
     )
 
 
@@ -376,6 +414,18 @@ def parse_boot(payload: bytes) -> BootFacts:
         dumpable=fields.flag("dumpable"),
         python=fields.text("python"),
         machine=fields.text("machine"),
+    )
+
+
+def parse_started(payload: bytes) -> WorkerFacts:
+    """The `s` frame."""
+    fields = _Fields(payload)
+    return WorkerFacts(
+        seccomp=fields.number("seccomp"),
+        filtered=fields.flag("filtered"),
+        landlock=fields.number("landlock"),
+        no_new_privs=fields.flag("no_new_privs"),
+        failures=fields.texts("failures"),
     )
 
 

@@ -42,6 +42,17 @@ REMOVE = 'read -r _ || rm -rf -- "$@"'
 """A shell's program: it starts in a millisecond and keeps no memory to speak of."""
 REMOVE_UNBEGUN = 'read -r _ || { rm -rf -- "$1"; [ -z "$2" ] || [ -e "$2/run.json" ] || rm -rf -- "$2"; }'
 
+REMOVE_SCRATCH = """\
+read -r _ || sleep 1
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+  chmod -R u+rwx -- "$1"
+  rm -rf -- "$1"
+  [ -e "$1" ] || break
+  sleep 0.1
+done"""
+"""Whatever model code made there. When we were killed, only once its process is dead too: both programs may follow a
+link that is put in a folder's place meanwhile."""
+
 
 class Guard:
     """A process that runs `command`, which waits for us to die, until `release`."""
@@ -77,15 +88,21 @@ class Guard:
         return cls("/bin/sh", "-c", REMOVE, "sh", *map(str, folders))
 
     @classmethod
+    def of_scratch(cls, folder: Path) -> Guard:
+        """A folder of model code's own: removed when we die, and when it is released."""
+        return cls("/bin/sh", "-c", REMOVE_SCRATCH, "sh", str(folder))
+
+    @classmethod
     def of_command(cls, folder: Path, run: Path | None) -> Guard:
         """A command's folder, and that of the run that it is about to begin, if it never does."""
         return cls("/bin/sh", "-c", REMOVE_UNBEGUN, "sh", str(folder), str(run or ""))
 
-    def release(self) -> None:
+    def release(self, *, wait: bool = True) -> None:
         """The thing is looked after, or gone: the guard goes home. Idempotent."""
         assert self._process.stdin is not None  # noqa: S101 - PIPE was asked for
         if not self._process.stdin.closed:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.write(b".\n")
                 self._process.stdin.close()
-        self._process.wait()
+        if wait:
+            self._process.wait()

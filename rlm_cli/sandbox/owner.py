@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
+MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,25 @@ class Owner:
 
 def machine_id() -> str:
     """This machine and process namespace, hashed: machine ids are meant to stay private, and a process id means
-    nothing in another namespace (two containers that share one engine may share a machine id)."""
-    parts = [platform.node(), str(uuid.getnode())]
-    for path in (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id")):
-        if path.is_file():
-            parts = [path.read_text("ascii", "replace").strip()]
-            break
+    nothing in another namespace (two containers that share one engine may share a machine id).
+
+    The machine's name counts too: clones of one disk have the same id, and to one of them the other's runs, which are
+    of another boot, would be dead."""
+    parts = [platform.node(), system_id() or str(uuid.getnode())]
     namespace = PROC / "self/ns/pid"
     if namespace.exists():
         parts.append(str(namespace.readlink()))
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
+
+
+def system_id() -> str:
+    """What the installation was given at its first boot; "" where there is none, or (in images) none yet."""
+    for path in MACHINE_IDS:
+        if path.is_file():
+            text = path.read_text("ascii", "replace").strip()
+            if text and text != "uninitialized":
+                return text
+    return ""
 
 
 def boot_id() -> str:

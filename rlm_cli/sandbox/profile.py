@@ -9,12 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..errors import SandboxError
+from .kernel.seccomp import ARCHITECTURES
+
 if TYPE_CHECKING:
-    from .client import BootFacts
+    from .frames import BootFacts, WorkerFacts
 
 MIB = 1024**2
 NOBODY = "65534:65534"
 MIN_MEMORY = 64 * MIB
+PODMAN_WRITABLE = ("/run", "/var/tmp")  # noqa: S108 - in the container
+"""Where Podman puts a writable disk of its own accord although the root file system is read-only."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +71,27 @@ PROXIES = tuple(
 )
 
 
-def environment(image_env: tuple[str, ...]) -> list[str]:
+def environment(image_env: tuple[str, ...], *, removable: bool = True) -> list[str]:
     """The container's environment as the engine's API takes it: only PATH, HOME and LANG.
 
     What the image sets (and a proxy, which may carry a password) is taken away by name: a name without "=" removes
-    the variable. The image's own PATH stays, because that is where its python3 is.
+    the variable. Podman puts its service's own value in its place, which may be just that password: where names are not
+    `removable` the variables are there and empty. The image's own PATH stays, because that is where its python3 is.
     """
     given = dict(entry.partition("=")[::2] for entry in image_env)
     ours = {"PATH": given.get("PATH") or DEFAULT_PATH, "HOME": "/tmp", "LANG": "C.UTF-8"}  # noqa: S108
     removed = dict.fromkeys((*PROXIES, *given))
-    return [f"{name}={value}" for name, value in ours.items()] + [name for name in removed if name not in ours]
+    end = "" if removable else "="
+    return [f"{name}={value}" for name, value in ours.items()] + [name + end for name in removed if name not in ours]
+
+
+def too_little_memory(memory: int) -> SandboxError:
+    """A kernel needs room for Python itself."""
+    return SandboxError(
+        f"{memory} bytes of memory are too few for a Python kernel (at least {MIN_MEMORY})",
+        hint="--set sandbox.memory=64MiB or more",
+        code="limit_refused",
+    )
 
 
 def wrong_facts(facts: BootFacts, profile: Profile) -> tuple[str, ...]:
@@ -88,7 +104,6 @@ def wrong_facts(facts: BootFacts, profile: Profile) -> tuple[str, ...]:
         ),
         (facts.cap_eff == 0, f"it has capabilities (CapEff {facts.cap_eff:#x})"),
         (facts.no_new_privs, "it may gain privileges (NoNewPrivs is off)"),
-        (facts.seccomp == 2, f"no system call filter is active (Seccomp is {facts.seccomp}, not 2)"),
         (within(facts.memory_limit, profile.memory), not_limited("memory", facts.memory_limit, profile.memory)),
         (
             within(facts.pids_limit, profile.pids),
@@ -97,6 +112,21 @@ def wrong_facts(facts: BootFacts, profile: Profile) -> tuple[str, ...]:
         (list(facts.interfaces) == ["lo"], f"it has a network (interfaces: {', '.join(facts.interfaces) or 'none'})"),
         (not facts.root_writable, "its root file system can be written"),
         (not facts.in_writable, "the input (/in) can be written"),
+        (not facts.dumpable, "its supervisor can be looked into by the code that it runs"),
+    )
+    return tuple(phrase for right, phrase in checks if not right)
+
+
+def wrong_worker(worker: WorkerFacts, machine: str) -> tuple[str, ...]:
+    """The same of the process that runs the code. Landlock may be missing: kernels before 5.13 have none."""
+    said = f" ({'; '.join(worker.failures)})" if worker.failures else ""
+    checks = (
+        (worker.no_new_privs, "its worker may gain privileges (NoNewPrivs is off)"),
+        (worker.seccomp == 2, f"no system call filter is active (Seccomp is {worker.seccomp}, not 2){said}"),
+        (
+            worker.filtered or machine not in ARCHITECTURES or worker.seccomp != 2,
+            f"its own system call filter is not active{said}",
+        ),
     )
     return tuple(phrase for right, phrase in checks if not right)
 

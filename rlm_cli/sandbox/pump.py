@@ -8,20 +8,93 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
 
 from ..errors import SandboxError
 from . import Channel
 from .kernel import wire
 
-AHEAD = 16
-"""Reads that may wait for the loop. Then the reader stops reading, and the flood waits in the container."""
+AHEAD = 1024 * 1024
+"""Bytes of frames that may wait for the loop. Then the reader stops reading, and the flood waits in the container."""
+FRAME_COST = 256
+"""Bytes that a frame takes beside its payload, about: thousands of empty ones are a flood, too."""
+BATCH = 256
+"""Frames of one batch: a megabyte of the smallest would hold up the loop, and its deadlines, for half a second."""
 TEXT_MAX = 64 * 1024
 LAST_WORDS = 1.0
 """Seconds that a failed write waits for the reader, which may learn why the other side is gone."""
 
 Frames = Sequence[tuple[bytes, bytes]]
+
+
+def cost(frames: Frames) -> int:
+    """Bytes of memory that they take, about."""
+    return sum(len(payload) + FRAME_COST for _, payload in frames)
+
+
+class Outbox:
+    """What waits to be written, from the loop to the writer's thread. The condition guards all of it."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[bytes | None] = deque()
+        self._bytes = 0
+        self._changed = threading.Condition()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of it."""
+        return self._bytes
+
+    def put(self, data: bytes | None, *, alone: bool = False) -> None:
+        """Append; `alone`: in the place of all that waits, but for the end (None), which stays the end."""
+        with self._changed:
+            if alone and None not in self._waiting:
+                self._waiting.clear()
+                self._bytes = 0
+            self._waiting.append(data)
+            self._bytes += len(data or b"")
+            self._changed.notify()
+
+    def get(self, seconds: float) -> bytes | None:
+        """The oldest, or b"" when there is none for so long."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._waiting, seconds):
+                return b""
+            data = self._waiting.popleft()
+            self._bytes -= len(data or b"")
+            return data
+
+
+class Backlog:
+    """Counts what was read and waits for the loop. The condition guards the count."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+        self._over = False
+        self._changed = threading.Condition()
+
+    def has_room(self, size: int) -> bool:
+        """Whether `size` bytes more may wait. What is larger than all the room may do so alone."""
+        return self._over or not self._bytes or self._bytes + size <= AHEAD
+
+    def enter(self, size: int) -> None:
+        """Count `size` bytes more, as soon as there is room."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.has_room(size))
+            self._bytes += size
+
+    def leave(self, size: int) -> None:
+        """The loop took them."""
+        with self._changed:
+            self._bytes -= size
+            self._changed.notify()
+
+    def end(self) -> None:
+        """Nobody waits for room any more."""
+        with self._changed:
+            self._over = True
+            self._changed.notify()
 
 
 class Pump:
@@ -44,8 +117,8 @@ class Pump:
         self._on_frames = on_frames
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
-        self._room = threading.Semaphore(AHEAD)
-        self._out: SimpleQueue[bytes | None] = SimpleQueue()
+        self._backlog = Backlog()
+        self._out = Outbox()
         self._rest = rest
         self._closed = False
         self._over = False
@@ -60,9 +133,14 @@ class Pump:
         for thread in self._threads:
             thread.start()
 
-    def send(self, data: bytes) -> None:
-        """Queue bytes for the other side, from the loop."""
-        self._out.put(data)
+    @property
+    def unsent(self) -> int:
+        """Bytes that are queued."""
+        return self._out.waiting
+
+    def send(self, data: bytes, *, alone: bool = False) -> None:
+        """Queue bytes for the other side, from the loop; `alone`: what is queued is not sent any more."""
+        self._out.put(data, alone=alone)
 
     async def close(self, *, patience: float) -> None:
         """Write what is queued, then close the channel and end both threads. Idempotent."""
@@ -72,7 +150,7 @@ class Pump:
         self._out.put(None)
         reader, writer = self._threads
         await asyncio.to_thread(writer.join, patience)
-        self._room.release()
+        self._backlog.end()
         await asyncio.to_thread(self._channel.close)
         await asyncio.to_thread(reader.join, patience)
 
@@ -87,13 +165,11 @@ class Pump:
             self._end(error)
 
     def _next(self) -> bytes | None:
-        try:
-            return self._out.get(timeout=self._rest)
-        except Empty:
-            return wire.frame(b"P")
+        data = self._out.get(self._rest)
+        return wire.frame(b"P") if data == b"" else data
 
     def _read(self) -> None:
-        splitter = wire.Splitter(wire.FROM_SUPERVISOR)
+        splitter = wire.Splitter(wire.FROM_SUPERVISOR, limit=wire.WORKER_MAX)
         started = False
         try:
             while data := self._channel.read():
@@ -104,7 +180,9 @@ class Pump:
                 else:
                     self.text += data[: TEXT_MAX - len(self.text)]
             self._end(None)
-        except (SandboxError, OSError, wire.Violation) as error:
+        except wire.Violation as error:
+            self._end(SandboxError(f"the sandbox broke the protocol: {error}", code="sandbox_protocol"))
+        except (SandboxError, OSError) as error:
             self._end(error)
 
     def _starts(self, data: bytes) -> bool:
@@ -114,12 +192,15 @@ class Pump:
 
     def _pass_on(self, splitter: wire.Splitter, data: bytes) -> None:
         frames = list(splitter.feed(data))
-        if frames and not self._closed:
-            self._room.acquire()
-            self._post(self._deliver, frames)
+        for at in range(0, len(frames), BATCH):
+            if self._closed:
+                return
+            batch = frames[at : at + BATCH]
+            self._backlog.enter(cost(batch))
+            self._post(self._deliver, batch)
 
     def _deliver(self, frames: Frames) -> None:
-        self._room.release()
+        self._backlog.leave(cost(frames))
         self._on_frames(frames)
 
     def _end(self, error: Exception | None) -> None:

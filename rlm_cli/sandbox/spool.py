@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from io import BufferedWriter
 from pathlib import Path
 
+from ..disk import most_for
 from ..errors import RlmError
 
 PIECE = 1024 * 1024
 IN_MEMORY = 1024 * 1024
 """Bytes up to which an answer is held in memory."""
 MOST = 64 * 1024**3
-SPARE = 256 * 1024**2
-"""Bytes of the disk that an answer leaves free."""
 
 
 class SpoolFull(Exception):  # noqa: N818 - it is told to the model, not raised at a person
@@ -101,10 +100,10 @@ class Spool:
     def _open(self) -> BufferedWriter:
         descriptor, name = tempfile.mkstemp(prefix=".answer-", dir=self._folder)
         self._spooled = Spooled(Path(name), 0, "")
-        room = shutil.disk_usage(name).free - SPARE
+        room = most_for(Path(name).parent)
         if room < self._most:
             self._most = room
-            self._why = f"the disk of {Path(name).parent} has room for an answer of {max(room, 0):,} bytes"
+            self._why = f"the disk of {Path(name).parent} has room for an answer of {room:,} bytes"
         return os.fdopen(descriptor, "wb")
 
     def _pass_on(self, data: bytes | bytearray) -> None:

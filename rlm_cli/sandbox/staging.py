@@ -1,11 +1,12 @@
-"""Documents -> what the container mounts, and the index that names them.
+"""Documents -> what the kernel is given, mounted or open, and the index that names them.
 
 Few files are mounted each by itself, so nothing is copied and start-up does not grow with the input; where not
 everybody may read them, the kernel runs as a user who may, never root. All others are packed into one file: thousands
 of mounts would be slow. Only chosen regular files are ever mounted, never a folder: through a folder the sandbox could
-reach its sockets and FIFOs, which a read-only mount does not protect. Where the engine cannot mount: `upload.py`.
+reach its sockets and FIFOs, which a read-only mount does not protect. Where the engine cannot mount: `upload.py`. A
+kernel that is a process of this machine is given the same files open.
 
-The index is JSON lines `[name, file, offset, size, encoding]`, `file` below /in (docs/PROTOCOL.md).
+The index is JSON lines `[name, file, offset, size, encoding]`, `file` below /in or absolute (docs/PROTOCOL.md).
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import InputError, RlmError
+from ..disk import disk_error, write_all
+from ..errors import InputError, RlmError, SandboxError
+from ..in_place import open_in_place
 from . import Document, Slice, first_byte
 from .changes import Changes, Seen
 from .guard import Guard
@@ -36,6 +39,7 @@ INLINE_INDEX = 1 << 20
 
 PACK_FILE = "pack"
 INDEX_FILE = "index"
+COPY = "a copy of the input"
 COPY_CHUNK = 64 << 20
 PROGRESS_AFTER = 1.0
 PROGRESS_EVERY = 0.1
@@ -46,7 +50,7 @@ OnStageProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Bind:
-    """A regular file of the host, mounted read-only at /in/`file`."""
+    """A regular file of the host, and what the index calls it: below /in, or a path."""
 
     source: str
     file: str
@@ -58,7 +62,8 @@ Proof = tuple[tuple[str, int, str], ...]
 
 @dataclass(frozen=True)
 class Staged:
-    """What the container needs. `index_file` names a mount where the index is too large to travel as bytes.
+    """What the kernel needs. `index_file` is where it finds an index that is too large to travel as bytes; `pack` is
+    the copy of all documents, if one was made.
 
     `folder` is the private copy, if one was made, and `guard` removes it if we cannot; `lent` are files of ours that
     were made readable for the kernel: `remove` when the container is gone. `user` is who may read the mounts. `seen`
@@ -69,6 +74,7 @@ class Staged:
     index: bytes | None
     index_file: str | None
     proof: Proof
+    pack: Path | None = None
     folder: Path | None = None
     guard: Guard | None = None
     lent: tuple[Path, ...] = ()
@@ -95,40 +101,43 @@ def stage(
     documents: Sequence[Document],
     folder: Path | None,
     *,
+    held: bool = False,
     on_progress: OnStageProgress = ignore,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Staged:
-    """Make `documents` mountable. A copy, if one is needed, goes into a new private folder below `folder` (None: the
-    system's temporary one).
+    """Make `documents` mountable, or describe them where the kernel gets the files open (`held`: the k-th is its
+    `wire.blob_path(k)`). A copy, if one is needed, goes into a new private folder below `folder` (None: the system's
+    temporary one).
 
     Raises `InputError` for a document that vanished, cannot be read, is not a regular file, or is smaller than it was
     when it was listed. `cancelled` is asked while copying; then the copy is removed and `InputError` raised.
     """
     names = unique_names(documents)
     if len({document.path for document in documents}) <= MAX_MOUNTS:
-        staged = stage_mounts(documents, names, folder)
+        staged = stage_files(documents, names, folder, held=held)
         if staged is not None:
-            return staged if len(staged.index or b"") < INLINE_INDEX else with_index_file(staged, folder)
+            return staged if len(staged.index or b"") < INLINE_INDEX else with_index_file(staged, folder, held=held)
     home = Path(tempfile.mkdtemp(prefix="rlm-stage-", dir=folder))
     guard = Guard.of_folders(home)
     try:
         meter = Meter("packing the input", documents, on_progress, cancelled)
-        return replace(stage_pack(documents, names, home, meter), guard=guard)
+        return replace(stage_pack(documents, names, home, meter, held=held), guard=guard)
     except BaseException as error:
         shutil.rmtree(home, ignore_errors=True)
         guard.release()
         if isinstance(error, OSError):
-            raise no_room(home, error) from error
+            raise disk_error(error, home.parent, COPY) from error
         raise
 
 
-def no_room(home: Path, error: OSError) -> RlmError:
-    """The copy could not be written."""
-    return InputError(
-        f"the input could not be copied to {home.parent}: {error.strerror}",
-        hint="free some space there, or keep runs elsewhere: RLM_HOME=/path rlm ...",
-        code="disk",
-    )
+def check_proof(seen: Sequence[tuple[str, int, str]], read: Proof) -> None:
+    """Raises `SandboxError` (handshake) unless the kernel sees the bytes that the host read."""
+    if sorted(seen) != sorted(read):
+        raise SandboxError(
+            "the sandbox does not see the bytes that were read here; nothing was run",
+            hint="run it again; if it happens again:  rlm doctor",
+            code="handshake",
+        )
 
 
 def unique_names(documents: Sequence[Document]) -> list[str]:
@@ -150,77 +159,93 @@ def index_name(name: str) -> str:
         return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def stage_mounts(documents: Sequence[Document], names: Sequence[str], folder: Path | None) -> Staged | None:
-    """Each file is its own mount, /in/0, /in/1 ..., whatever number of documents are parts of it; None when the engine
-    cannot be told a path, or no one user but root may read them all."""
+def called(number: int, mounted: str, *, held: bool) -> str:
+    """What the index calls the `number`-th file: its name below /in, or its place among the kernel's open files."""
+    return wire.blob_path(number) if held else mounted
+
+
+def stage_files(
+    documents: Sequence[Document], names: Sequence[str], folder: Path | None, *, held: bool
+) -> Staged | None:
+    """Each file by itself, as it is, /in/0, /in/1 ..., whatever number of documents are parts of it; None when the
+    engine cannot be told a path, or no one user but root may read them all."""
     farthest: dict[Path, Document] = {}
     for document in documents:
         known = farthest.setdefault(document.path, document)
         if first_byte(known) + known.size < first_byte(document) + document.size:
             farthest[document.path] = document
-    binds, proof, files, found = [], [], dict[Path, str](), []
-    for path, document in farthest.items():
-        file = files[path] = str(len(files))
+    binds, proof, numbers, found = [], [], dict[Path, int](), []
+    for number, (path, document) in enumerate(farthest.items()):
+        file = called(number, str(number), held=held)
+        numbers[path] = number
         with opened(document) as fd:
             proof.append((file, *wire.proof(fd, first_byte(document) + document.size)))
             found.append(os.fstat(fd))
         binds.append(Bind(os.path.realpath(path), file))
-    seen = [
+    seen = tuple(
         Seen(name, document.path, document.size, found[number], proof[number][2])
         for document, name in zip(documents, names, strict=True)
         if not isinstance(document, Slice)
-        for number in (int(files[document.path]),)
-    ]
+        for number in (numbers[document.path],)
+    )
     lines = [
-        index_line(name, files[document.path], first_byte(document), document)
+        index_line(name, binds[numbers[document.path]].file, first_byte(document), document)
         for document, name in zip(documents, names, strict=True)
     ]
-    ours = [is_ours(bind.source, facts, folder) for bind, facts in zip(binds, found, strict=True)]
+    staged = Staged(tuple(binds), b"".join(lines), None, tuple(proof), seen=seen)
+    return staged if held else readable(staged, found, folder)
+
+
+def readable(staged: Staged, found: Sequence[os.stat_result], folder: Path | None) -> Staged | None:
+    """The same, with a user who may read the mounts, for whom our own ones are opened; None when there is none, or when
+    the engine cannot be told a path."""
+    ours = [is_ours(bind.source, facts, folder) for bind, facts in zip(staged.binds, found, strict=True)]
     user = user_for([facts for facts, lend in zip(found, ours, strict=True) if not lend])
-    if user is None or not all(speakable(bind.source) for bind in binds):
+    if user is None or not all(speakable(bind.source) for bind in staged.binds):
         return None
-    lent = tuple(Path(bind.source) for bind, lend in zip(binds, ours, strict=True) if lend)
+    lent = tuple(Path(bind.source) for bind, lend in zip(staged.binds, ours, strict=True) if lend)
     for path_lent in lent:
         path_lent.chmod(0o644)
-    return Staged(tuple(binds), b"".join(lines), None, tuple(proof), lent=lent, user=user, seen=tuple(seen))
+    return replace(staged, lent=lent, user=user)
 
 
-def with_index_file(staged: Staged, folder: Path | None) -> Staged:
+def with_index_file(staged: Staged, folder: Path | None, *, held: bool) -> Staged:
     """The same, with its large index in a file of a private folder."""
     home = Path(tempfile.mkdtemp(prefix="rlm-stage-", dir=folder))
     try:
-        with open_private(home / INDEX_FILE) as target:
-            write_all(target, staged.index or b"")
+        made = index_in_file(replace(staged, folder=home), staged.index or b"", held=held)
     except OSError as error:
         staged.remove()
         shutil.rmtree(home, ignore_errors=True)
-        raise no_room(home, error) from error
-    bind = Bind(str((home / INDEX_FILE).resolve()), INDEX_FILE)
-    return replace(
-        staged,
-        binds=(*staged.binds, bind),
-        index=None,
-        index_file=f"/in/{INDEX_FILE}",
-        folder=home,
-        guard=Guard.of_folders(home),
-    )
+        raise disk_error(error, home.parent, COPY) from error
+    return replace(made, guard=Guard.of_folders(home))
+
+
+def index_in_file(staged: Staged, index: bytes, *, held: bool) -> Staged:
+    """The same, with `index` in a file of its folder."""
+    assert staged.folder is not None  # noqa: S101 - for the type checker
+    path = staged.folder / INDEX_FILE
+    with open_private(path) as target:
+        write_all(target, index)
+    bind = Bind(str(path.resolve()), called(len(staged.binds), INDEX_FILE, held=held))
+    return replace(staged, binds=(*staged.binds, bind), index=None, index_file=str(Path("/in") / bind.file))
 
 
 def packed(staged: Staged, documents: Sequence[Document]) -> Sequence[Document]:
     """Where `documents`, of which `staged` was made, are on the host now: parts of the pack, when there is one."""
-    pack = next((Path(bind.source) for bind in staged.binds if bind.file == PACK_FILE), None)
-    if pack is None:
+    if staged.pack is None:
         return documents
     offsets = itertools.accumulate((document.size for document in documents), initial=0)
     return [
-        Slice(document.name, pack, document.size, document.encoding, offset)
+        Slice(document.name, staged.pack, document.size, document.encoding, offset)
         for document, offset in zip(documents, offsets, strict=False)
     ]
 
 
-def stage_pack(documents: Sequence[Document], names: Sequence[str], home: Path, meter: Meter) -> Staged:
+def stage_pack(documents: Sequence[Document], names: Sequence[str], home: Path, meter: Meter, *, held: bool) -> Staged:
     """All documents one after the other in one file; the index too where it is large."""
-    pack = home / PACK_FILE
+    pack = (home / PACK_FILE).resolve()
+    file = called(0, PACK_FILE, held=held)
     lines = []
     changes = Changes()
     with open_private(pack) as target:
@@ -230,17 +255,12 @@ def stage_pack(documents: Sequence[Document], names: Sequence[str], home: Path, 
                 before = os.fstat(source)
                 copy_exactly(source, target, document, meter)
                 changes = changes.during_copy(name, before, os.fstat(source), document.size)
-            lines.append(index_line(name, PACK_FILE, offset, document))
+            lines.append(index_line(name, file, offset, document))
             offset += document.size
-        proof = ((PACK_FILE, *wire.proof(target, offset)),)
-    binds = [Bind(str(pack.resolve()), PACK_FILE)]
+        proof = ((file, *wire.proof(target, offset)),)
     index = b"".join(lines)
-    if len(index) < INLINE_INDEX:
-        return Staged(tuple(binds), index, None, proof, home, changes=changes)
-    with open_private(home / INDEX_FILE) as target:
-        write_all(target, index)
-    binds.append(Bind(str((home / INDEX_FILE).resolve()), INDEX_FILE))
-    return Staged(tuple(binds), None, f"/in/{INDEX_FILE}", proof, home, changes=changes)
+    staged = Staged((Bind(str(pack), file),), index, None, proof, pack=pack, folder=home, changes=changes)
+    return staged if len(index) < INLINE_INDEX else index_in_file(staged, index, held=held)
 
 
 def index_line(name: str, file: str, offset: int, document: Document) -> bytes:
@@ -293,8 +313,7 @@ def may_read(uid: int, gid: int, facts: os.stat_result) -> bool:
 def opened(document: Document) -> Iterator[int]:
     """The document's file, open and as long as it was listed, or longer."""
     try:
-        # Not blocking: a FIFO that took the file's place must not hang us.
-        fd = os.open(document.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = open_in_place(document.path)
     except OSError as error:
         raise unreadable(document, error) from error
     try:
@@ -311,7 +330,8 @@ def opened(document: Document) -> Iterator[int]:
 
 @contextmanager
 def open_private(path: Path) -> Iterator[int]:
-    """A new file in a private folder, readable by the kernel's user once it is mounted."""
+    """A new file in a private folder. It is 0644 once it is whole, because the kernel opens it as a user who is not us
+    (nobody, in a container); on the host none but us can enter its folder."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         yield fd
@@ -348,13 +368,6 @@ def copy_some(source: int, target: int, count: int) -> int:
     return len(data)
 
 
-def write_all(target: int, data: bytes) -> None:
-    """All of `data`, however often the system cuts it."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(target, view) :]
-
-
 class Meter:
     """Counts copied bytes and tells a person about it, but only when it takes long enough to notice."""
 
@@ -388,7 +401,13 @@ class Meter:
 
 
 def unreadable(document: Document, error: OSError) -> RlmError:
-    """The system does not let us read it."""
+    """The system does not let us read it, or it is not where it was."""
+    if error.errno == errno.ELOOP:
+        return InputError(
+            f"{shown(document)} is not where it was listed: a symbolic link was put in its place",
+            hint="give rlm a folder that only you can write",
+            code="input_changed",
+        )
     return InputError(f"cannot read {shown(document)}: {error.strerror}", code="unreadable")
 
 

@@ -24,7 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from ..disk import Room, disk_error, write_all
 from ..errors import InputError
+from ..in_place import open_in_place
 from ..units import human_bytes, human_count
 from . import SkipReason
 from .compressed import (
@@ -44,8 +46,6 @@ from .compressed import (
 )
 from .convert.formats import Format
 from .encoding import HEAD, is_binary
-from .room import Room, disk_error
-from .stdin import write_all
 from .walk import BINARY, VERSION_CONTROL, Progress, UnusableError
 
 FOLDER = "unpacked"
@@ -545,7 +545,7 @@ class ZipFileBytes(io.FileIO):
 @contextmanager
 def open_archive(path: str) -> Iterator[ZipFileBytes]:
     """The file, if it is a regular one. Never blocks."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    descriptor = open_in_place(path)
     with ZipFileBytes(descriptor) as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise UnusableError("special", "it is no regular file any more")

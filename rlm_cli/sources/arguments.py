@@ -174,8 +174,18 @@ def _missing_error(missing: list[str], sources: list[str], question: list[str], 
     if question and len(missing) >= 2:
         hint = _quoted((*sources, *question), first, line)
         return InputError(f"{what} {first!r}; did you forget quotes?", hint=hint, code="not_found")
-    hint = f"nothing there has a similar name; look with: ls {quote(first.rpartition('/')[0] or '.')}"
+    hint = f"nothing there has a similar name; look with: ls {quote(_folder_above(first, line.disk))}"
     return InputError(f"{what} {first!r}", hint=hint, code="not_found")
+
+
+def _folder_above(path: str, disk: Disk) -> str:
+    """The nearest folder above `path` that exists, so that there is something to look at."""
+    folder = path.rstrip("/")
+    while "/" in folder.strip("/"):
+        folder = folder.rpartition("/")[0]
+        if disk.exists(folder):
+            return folder
+    return "/" if path.startswith("/") else "."
 
 
 def _asks(word: str) -> bool:

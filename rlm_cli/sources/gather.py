@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..disk import Room
 from ..errors import InputError
 from ..events import Skipped, SourcesFacts
 from ..units import human_bytes, human_count
@@ -23,7 +24,6 @@ from .convert.join import needs_extra, with_text
 from .encoding import HEAD, check_encoding
 from .paths import expand
 from .receive import Received
-from .room import Room
 from .urls import is_url, shown
 from .walk import Found, Progress, UnusableError, Walk, is_folder, named_error
 

@@ -26,11 +26,11 @@ from typing import NamedTuple
 import httpx
 
 from .. import __version__
+from ..disk import Room, disk_error
 from ..errors import InputError
 from ..units import human_bytes, human_seconds
 from .compressed import DamagedError, decompressed
 from .partial import Entity, Part
-from .room import Room, disk_error
 from .urls import is_url, name_parts, shown
 
 MOST_REDIRECTS = 10

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from ..private import make_private
+
 BLOCK = 1 << 20
 
 
@@ -39,7 +41,7 @@ class Part:
     def opened(cls, cache: Path, key: str, target: Path) -> Iterator[Part]:
         """The part of this URL, with what an earlier command left in it; where another command is busy with the same
         URL, one of our own beside `target`. It stays only if it can be continued."""
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(cache)
         cache.chmod(0o700)
         part = cls._locked(cache / f"{key}.part") or cls._locked(target.with_name(f"{target.name}.part"))
         if part is None:

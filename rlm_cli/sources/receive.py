@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..disk import Room, disk_error
 from ..errors import InputError, UsageError
 from . import Document, SourceOptions
 from .arguments import STDIN, check_sources
 from .encoding import check_encoding
-from .room import Room, disk_error
 from .stdin import Watch, is_pipe, spool_pipe, spool_stdin
 from .urls import is_url, shown
 

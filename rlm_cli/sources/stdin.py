@@ -16,10 +16,10 @@ from pathlib import Path
 from threading import Event
 from typing import Literal
 
+from ..disk import Room, disk_error, write_all
 from ..errors import InputError, Interrupted
 from ..units import human_bytes
 from . import Document
-from .room import Room, disk_error
 
 StdinKind = Literal["pipe", "file", "socket", "terminal", "nothing"]
 
@@ -190,9 +190,3 @@ class Stream:
             if not told and waited >= watch.patience - 1e-9:
                 told = True
                 watch.waiting()
-
-
-def write_all(out: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(out, view) :]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import InputError
+from ..in_place import open_in_place
 from . import Skip, SkipReason, SourceOptions, compressed, git, rules
 from .convert.formats import Format, recognise
 from .encoding import HEAD, is_binary
@@ -30,6 +31,7 @@ Progress = Callable[[int, int], None]
 
 TELL_EVERY = 256
 NO_GLOB: tuple[SkipReason, str] = ("ignored", "no -g glob matches")
+SWAPPED = "a symbolic link that was put in its place"
 BINARY = "a NUL byte in its first 64 KiB"
 
 
@@ -77,13 +79,15 @@ class UnusableError(Exception):
 
 
 def open_file(path: str, *, look: bool) -> tuple[os.stat_result, bytes]:
-    """(status, head) of a regular file; `look`: the head is wanted. Raises `UnusableError`.
+    """(status, head) of a regular file; `look`: the head is wanted. `path` is free of links. Raises `UnusableError`.
 
     Never blocks: a FIFO that took the file's place after it was listed is opened without waiting and refused.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        fd = open_in_place(path)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UnusableError("special", SWAPPED) from error
         if error.errno == errno.ENXIO:  # a socket, or a device that is not there
             raise UnusableError("special", kind_on_disk(path)) from error
         raise UnusableError("unreadable", error.strerror or str(error)) from error
@@ -251,18 +255,26 @@ class Walk:
             except OSError as error:
                 if first and place is start:
                     raise UnusableError("unreadable", error.strerror or str(error)) from error
-                self._skip(place, "unreadable", error.strerror or "", folder=True)
+                swapped = error.errno == errno.ELOOP
+                why = SWAPPED if swapped else error.strerror or ""
+                self._skip(place, "special" if swapped else "unreadable", why, folder=True)
                 continue
             place = self._inside(place, {entry.name for entry in entries}, start)
             for entry in entries:
                 self._visit(place, entry, stack, links)
 
     def _list(self, path: str) -> list[os.DirEntry[str]]:
-        with os.scandir(path) as listing:
-            entries = sorted(listing, key=lambda entry: os.fsencode(entry.name))
-        if self.options.follow:
-            info = Path(path).stat()
-            self.entered.add((info.st_dev, info.st_ino))
+        folder = open_in_place(path)
+        try:
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: os.fsencode(entry.name))
+            for entry in entries:
+                entry.is_dir(follow_symlinks=False)  # where a listing does not say, it is looked up here and kept
+            if self.options.follow:
+                info = os.fstat(folder)
+                self.entered.add((info.st_dev, info.st_ino))
+        finally:
+            os.close(folder)
         return entries
 
     def _inside(self, place: Place, names: set[str], start: Place) -> Place:

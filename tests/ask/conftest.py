@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from rlm_cli.sandbox.container import ContainerFacts, Engine
+from tests.event_order import Order
 from tests.loopback import LoopbackServer
 
 LIMIT_S = 60
@@ -95,7 +97,8 @@ class Shell:
 
     def record(self) -> list[Any]:
         """The newest run's events, as they stand on disk."""
-        newest = max((self.folder / "rlm" / "runs").iterdir())
+        # Not by name: two runs may begin in one second.
+        newest = max((self.folder / "rlm" / "runs").iterdir(), key=lambda run: run.stat().st_ctime_ns)
         return [json.loads(line) for line in (newest / "events.jsonl").read_text().splitlines()]
 
 
@@ -120,6 +123,33 @@ def send(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     os.kill(process.pid, number)
 
 
+def checkers_of(pid: int) -> list[int]:
+    """Processes of `pid` that are at the check of an answer, and no more starting up."""
+    children = list[int]()
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # a thread that has just ended
+            children += map(int, path.read_text().split())
+    return [child for child in children if is_checking(child)]
+
+
+def is_checking(pid: int) -> bool:
+    """Whether it is such a process that has said when it is to look for its parent."""
+    try:
+        program, status = (Path(f"/proc/{pid}/{name}").read_text() for name in ("cmdline", "status"))
+    except OSError:
+        return False
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return "rlm_cli.cli.validation" in program and bool(caught >> (signal.SIGALRM - 1) & 1)
+
+
+def is_running(pid: int) -> bool:
+    """Whether it is neither gone nor waiting to be buried by whoever has taken it over."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 @pytest.fixture
 def server() -> Iterator[LoopbackServer]:
     with LoopbackServer() as running:
@@ -127,5 +157,12 @@ def server() -> Iterator[LoopbackServer]:
 
 
 @pytest.fixture
-def shell(tmp_path: Path, server: LoopbackServer) -> Shell:
-    return Shell(tmp_path, server)
+def shell(tmp_path: Path, server: LoopbackServer) -> Iterator[Shell]:
+    """Whatever a test does with it: the records of its runs are in order (docs/EVENTS.md)."""
+    shell = Shell(tmp_path, server)
+    yield shell
+    for path in (tmp_path / "rlm" / "runs").glob("*/events.jsonl"):
+        order = Order()
+        for line in path.read_text().splitlines():
+            order.take(json.loads(line))
+        assert order.wrong == []

@@ -261,15 +261,15 @@ def test_a_failed_run_leaves_no_output_file(shell: Shell) -> None:
     assert not list(shell.folder.glob(".old*"))
 
 
-def test_a_closed_reader_is_no_error_message(shell: Shell) -> None:
-    """`rlm ask ... | head -0`: quiet."""
+@pytest.mark.parametrize("form", ["text", "json", "events"])
+def test_a_closed_reader_is_no_error_message(shell: Shell, form: str) -> None:
+    """`rlm ask ... | head -0`: quiet, and no failure of the run."""
     (shell.folder / "a.txt").write_text("hello\n")
-    process = shell.start("ask", "a.txt", "Q", "-q", *shell.model("root/lazy"))
+    process = shell.start("ask", "a.txt", "Q", "-q", "-f", form, *shell.model("root/lazy"))
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()
-    process.wait(60)
-    assert process.stderr.read() == b""
+    assert (process.wait(60), process.stderr.read()) == (0, b"")
     process.stderr.close()
 
 

@@ -73,7 +73,10 @@ def test_a_killed_command_leaves_no_copy_of_the_input(shell: Shell, log: tuple[s
     process = away.start("ask", "docs", "Which error code is on line 321?", *shell.model("root/hangs"), *log)
 
     def copies() -> list[str]:
-        return [path.name for path in shell.folder.rglob("rlm-stage-*/pack")]
+        try:
+            return [path.name for path in shell.folder.rglob("rlm-stage-*/pack")]
+        except FileNotFoundError:  # a folder went while it was listed
+            return copies()
 
     until(lambda: copies() and containers_of(process.pid))
     process.send_signal(signal.SIGKILL)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from .conftest import Done, Shell, send, until
+from .conftest import Done, Shell, checkers_of, is_running, send, until
 
 CAT = "The cat sat on the mat.\n"
 PLAIN = "On the mat."
@@ -46,6 +46,21 @@ def test_a_small_input_is_answered_in_one_call_without_docker(bare: Shell, sourc
     assert CAT.strip() not in json.dumps(bare.record())
 
 
+def test_its_evidence_is_looked_up(bare: Shell) -> None:
+    """stdout is the answer alone; the quotes are checked in the file, and one that is made up is flagged."""
+    bare.server.policies["cites"] = lambda turn: f"{PLAIN}\n\nEvidence:\n> sat on  the mat\n> the dog\n"
+    done = ask(bare, "cat.txt", "Where did the cat sit?", root="root/cites")
+    assert (done.code, done.out) == (0, f"{PLAIN}\n".encode())
+    assert done.err[done.err.index("Evidence:") :].splitlines() == [
+        "Evidence:",
+        '  cat.txt:1  "sat on  the mat" (but for white space)',
+        '  ✗ not found in the input: "the dog" (said to be in cat.txt)',
+    ]
+    plain = ask(bare, "cat.txt", "Where?", "--no-cite", "--json", root="root/cites")
+    assert plain.json["citations"] == []
+    assert "Evidence:" in plain.json["answer"]
+
+
 def test_its_record_is_shown_and_replayed(bare: Shell) -> None:
     """One step, and the answer once."""
     asked = ask(bare, "cat.txt", "Where?")
@@ -72,6 +87,27 @@ def test_a_dry_run_shows_the_mode(bare: Shell) -> None:
     assert "few enough" in done.json["mode_why"]
     text = ask(bare, "cat.txt", "Where?", "-n", mode="rlm-d0")
     assert "mode: rlm-d0: as asked" in text.out.decode()
+
+
+BY_CODE = "if it has to go on by code: 30 turns, "
+
+
+@pytest.mark.parametrize(
+    ("mode", "more", "limits"),
+    [
+        ("rlm", (), "30 turns, 500 sub-calls"),
+        ("rlm", ("--max-subcalls", "1", "--max-iterations", "1"), "1 turn, 1 sub-call"),
+        ("rlm", ("--max-depth", "0"), "30 turns, no sub-calls"),
+        ("rlm-d0", (), "30 turns, no sub-calls"),
+        ("direct", (), f"one call; {BY_CODE}500 sub-calls"),
+        ("direct", ("--max-depth", "0"), f"one call; {BY_CODE}no sub-calls"),
+        ("auto", ("--schema", "{}"), f"one call, and up to 3 repairs; {BY_CODE}500 sub-calls"),
+    ],
+)
+def test_a_dry_run_shows_the_limits_of_the_mode(bare: Shell, mode: str, more: tuple[str, ...], limits: str) -> None:
+    """No sub-calls where none can be made."""
+    done = ask(bare, "cat.txt", "Where?", "-n", *more, mode=mode)
+    assert f"limits: {limits}" in done.out.decode().splitlines()
 
 
 def test_a_schema_is_kept_with_repairs(bare: Shell) -> None:
@@ -108,10 +144,30 @@ def test_limits_have_theirs(bare: Shell) -> None:
     assert LONG.startswith(slow.json["answer"])
 
 
+@pytest.mark.parametrize("signals", [1, 2])
+def test_ctrl_c_is_obeyed_while_an_answer_is_checked(bare: Shell, signals: int) -> None:
+    """A pattern may take for ever. Once: 130, with the answer, said to be unchecked. Nothing of it goes on."""
+    answer = json.dumps("a" * 60 + "b")
+    bare.server.policies["evil"] = lambda turn: answer
+    schema = ("--schema", '{"pattern": "^(a+)+$"}')
+    process = bare.start("ask", "cat.txt", "Q", *schema, *bare.model("root/evil"), "--mode", "direct")
+    until(lambda: checkers_of(process.pid), seconds=40)
+    (checker,) = checkers_of(process.pid)
+    for _ in range(signals):
+        send(process, signal.SIGINT)
+    done = bare.finish(process)
+    assert done.code == 130
+    if signals == 1:
+        assert done.out.decode().strip() == answer
+        assert "not checked against the schema" in done.err
+    until(lambda: not is_running(checker))
+
+
 def test_ctrl_c_keeps_what_had_arrived(bare: Shell) -> None:
     """130, with the part of the reply that was there, said to be that."""
-    process = bare.start("ask", "cat.txt", "Q", *bare.model("root/long/drip100"), "--mode", "direct")
-    until(lambda: any(entry.output_tokens > 100 for entry in bare.server.requests), seconds=40)
+    process = bare.start("ask", "cat.txt", "Q", *bare.model("root/long/drip20"), "--mode", "direct")
+    # The server is ahead of what has been read and taken apart: by far more than the part that is asked for below.
+    until(lambda: any(entry.output_tokens > 400 for entry in bare.server.requests), seconds=40)
     send(process, signal.SIGINT)
     done = bare.finish(process)
     assert done.code == 130
@@ -156,7 +212,7 @@ def test_without_sub_calls_none_are_taught_and_none_are_made(shell: Shell, how: 
     """rlm-d0 and depth 0 are one thing: a shorter prompt, and code that asks anyway is told so."""
     (shell.folder / "a.txt").write_text(CAT)
     shell.server.policies["asks"] = lambda turn: (
-        "```repl\nprint(llm_query_batched(['a', 'b'])[1].error, budget()['subcalls'])\n```"
+        "```repl\nprint(llm_query_batched(['a', 'b'])[1].error, budget()['subcalls'])\nmap_query(['a'], 'b')\n```"
         if turn.step == 0
         else "```repl\nFINAL('done')\n```"
     )
@@ -165,6 +221,7 @@ def test_without_sub_calls_none_are_taught_and_none_are_made(shell: Shell, how: 
     first, second = shell.server.requests
     assert "this run has no sub-calls" in second.prompt
     assert " 0\n" in second.prompt
+    assert "SubcallError: this run has no sub-calls: do it by code" in second.prompt
     assert "llm_query" not in "".join(message["content"] for message in first.messages)
     assert "sub-call" not in "".join(message["content"] for message in first.messages)
 

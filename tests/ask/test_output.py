@@ -40,9 +40,9 @@ def test_a_full_stdout_is_exit_1_and_says_where_the_answer_is(shell: Shell, form
 
 
 def test_a_reader_of_events_that_leaves_is_no_news(shell: Shell) -> None:
-    """`--events | head -1`: nothing on stderr, and the log is complete."""
-    done = ask(shell, "--events | head -1")
-    assert (len(done.lines), done.lines[0]["type"], done.err) == (1, "run.started", "")
+    """`--events | head -1`: nothing on stderr, the run's own exit code, and the log is complete."""
+    done = ask(shell, "--events | head -1; exit ${PIPESTATUS[0]}")
+    assert (len(done.lines), done.lines[0]["type"], done.err, done.code) == (1, "run.started", "", 0)
     assert shell.record()[-1]["type"] == "run.finished"
 
 
@@ -115,18 +115,23 @@ def test_a_failure_goes_where_the_answer_would_have_gone(shell: Shell) -> None:
 CRASH = """
 import os, sys
 from rlm_cli.cli import boundary, session
-async def broken(task, deps): raise ZeroDivisionError("boom")
+from rlm_cli.sandbox import Answer
+async def broken(task, deps):
+    if len(sys.argv) > 1: deps.found.answer = Answer("text", sys.argv[1].encode())
+    raise ZeroDivisionError("boom")
 session.run = broken
 code = boundary.run(["ask", "a.txt", "Q", "-m", "offline", "--events"])
 os._exit(code)
 """
 
 
-def test_a_bug_in_the_middle_of_a_run_ends_its_stream_and_its_record(shell: Shell) -> None:
-    """A crash after run.started is a result like any other: one run.finished, in the log too, and a kept traceback."""
+@pytest.mark.parametrize("found", ["", "17 so far"])
+def test_a_bug_in_the_middle_of_a_run_ends_its_stream_and_its_record(shell: Shell, found: str) -> None:
+    """A crash after run.started is a result like any other: one run.finished, in the log too, and a kept traceback.
+    What was found until then is a partial answer."""
     (shell.folder / "a.txt").write_text("hello\n")
     done = subprocess.run(
-        [RLM[0], "-c", CRASH],
+        [RLM[0], "-c", CRASH, *([found] if found else [])],
         cwd=shell.folder,
         env=shell.environment,
         capture_output=True,
@@ -134,6 +139,9 @@ def test_a_bug_in_the_middle_of_a_run_ends_its_stream_and_its_record(shell: Shel
         check=False,
     )
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    assert (done.returncode, [event["type"] for event in events]) == (1, ["run.started", "run.finished"])
+    types = ["run.started", *(["warning"] if found else []), "run.finished"]
+    assert (done.returncode, [event["type"] for event in events]) == (1, types)
+    result = events[-1]["result"]
+    assert (result["answer"], result["status"]) == (found, "partial" if found else "error")
     assert (events[-1]["result"]["error"]["code"], shell.record()[-1]["type"]) == ("crash", "run.finished")
     assert "ZeroDivisionError: boom" in next((shell.folder / "rlm" / "crashes").iterdir()).read_text()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,12 +42,29 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def own_stdout() -> Iterator[None]:
+    """`rlm ask` takes stdout for the life of its process (`boundary.guard_stdout`); here it gives it back, or what
+    later tests print is lost."""
+    stream, copy = sys.stdout, os.dup(1)
+    try:
+        yield
+    finally:
+        if boundary._answer is not None:
+            boundary._answer.close()
+            boundary._answer = None
+        os.dup2(copy, 1)
+        os.close(copy)
+        sys.stdout = stream
+
+
 @pytest.fixture
 def rlm(home: Path, capsys: pytest.CaptureFixture[str]) -> Rlm:
     """Run `rlm ARGS...` behind its real error boundary."""
 
     def run(*args: str) -> Done:
-        code = boundary.run(args)
+        with own_stdout():
+            code = boundary.run(args)
         captured = capsys.readouterr()
         return Done(code, captured.out, captured.err)
 

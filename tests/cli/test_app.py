@@ -118,6 +118,27 @@ def test_global_options_stand_before_or_after_the_verb(rlm: Rlm) -> None:
     assert seen == ["7.00\n", "7.00\n", "3.00\n", "4.00\n", "1\n", "2\n", "none\n"]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("max_tokens=lots", "is no number of tokens"),
+        ("max_completion_tokens=-1", "is no number of tokens"),
+        ("max_tokens=0", "is no number of tokens"),
+        ("max_tokens=true", "is no number of tokens"),
+        ("n=3", "all would be paid for"),
+        ("num_retries=2", "tries again by itself"),
+        ("timeout=9", "--set api.timeout=5m"),
+    ],
+)
+def test_options_that_rlm_counts_with_are_checked_before_anything_is_spent(rlm: Rlm, wrong: str, said: str) -> None:
+    """What calls reserve, and what multiplies or repeats them: exit 2, also in a dry run; a right one is taken."""
+    Path("a.txt").write_text("hello\n")
+    asked = ("ask", "a.txt", "-Q", "Why?", "-n", "-m", "offline", "-O")
+    refused = rlm(*asked, wrong)
+    assert (refused.code, said in refused.err) == (2, True)
+    assert rlm(*asked, "max_tokens=4096").code == rlm(*asked, "temperature=0").code == 0
+
+
 def test_version_in_both_spellings(rlm: Rlm) -> None:
     """-V, --version and the verb say the same."""
     assert len({rlm("-V").out, rlm("--version").out, rlm("version").out}) == 1

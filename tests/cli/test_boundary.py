@@ -100,6 +100,14 @@ def test_a_failure_with_json_is_one_result_object(rlm: Rlm, words: list[str], co
     )
 
 
+@pytest.mark.parametrize("words", [["--set", "output.format=json"], ["--config", "mine.toml"], ["-qf", "json"]])
+def test_a_failure_is_an_object_wherever_the_format_comes_from(rlm: Rlm, words: list[str]) -> None:
+    """A setting or a file says json as well as a flag does; the person is told too."""
+    Path("mine.toml").write_text('[output]\nformat = "json"\n')
+    done = rlm("ask", "missing.txt", "why?", *words)
+    assert (json.loads(done.out)["error"]["code"], done.code, "not_found" in done.err) == ("not_found", 8, True)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "question"),
     [
@@ -136,6 +144,9 @@ def test_a_failure_with_events_has_both_ends_of_the_stream(
         (["ask", "--json"], "json"),
         (["ask", "-f", "events"], "events"),
         (["ask", "-fjson"], "json"),
+        (["ask", "-qf", "json"], "json"),
+        (["ask", "-vvnfevents"], "events"),
+        (["ask", "-ofjson"], "text"),
         (["ask", "--format=json", "--format", "text"], "text"),
         (["ask", "--json", "--events"], "events"),
         (["ask", "--", "--json"], "text"),
@@ -219,10 +230,10 @@ def test_signals_unwind_and_are_told(home: Path, number: signal.Signals, code: i
 
 
 def test_a_reader_that_left_is_no_news(home: Path) -> None:
-    """`rlm help config | head -1` prints no traceback and nothing else on stderr."""
-    line = f"{sys.executable} -m rlm_cli models list -a | head -1"
-    done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60, check=True)
-    assert (done.stdout.split()[:1], done.stderr) == (["model"], "")
+    """`rlm models list -a | head -1` prints no traceback and nothing else on stderr, and is no failure."""
+    line = f"{sys.executable} -m rlm_cli models list -a | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout.split()[:1], done.stderr, done.returncode) == (["model"], "", 0)
 
 
 def test_control_sequences_in_an_error_are_shown_not_sent(rlm: Rlm) -> None:

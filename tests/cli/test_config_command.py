@@ -59,6 +59,17 @@ def test_other_spellings_are_refused_not_broken(text: str) -> None:
     assert (caught.value.message.split(" ")[0], caught.value.hint) == ("line", "rlm config edit")
 
 
+def test_a_table_of_many_is_left_alone() -> None:
+    """`x.y.z` is no value of `[[x.y]]`: there are several."""
+    many = "[[x.y]]\nz = 1\n\n[[x.y]]\nz = 2\n"
+    assert without(many, ("x", "y", "z")) == many
+    for where in (("x", "y", "z"), ("x", "y")):
+        with pytest.raises(ConfigError):
+            with_value(many, where, 3)
+    with pytest.raises(ConfigError):
+        without(many, ("x", "y"))
+
+
 def test_windows_line_ends_stay() -> None:
     """A file with CRLF keeps it, in the new lines too."""
     assert with_value("a = 1\r\n[t]\r\nb = 2\r\n", ("t", "c"), 3) == "a = 1\r\n[t]\r\nb = 2\r\nc = 3\r\n"
@@ -125,6 +136,25 @@ def test_set_get_unset(rlm: Rlm, home: Path) -> None:
         "15m\n",
         "[limits]\n",
     )
+
+
+def test_d05_secrets_in_a_config_file_are_masked(rlm: Rlm, home: Path) -> None:
+    """A password in a URL, an option that is a key: in every listing, in JSON, and when they are set. Positive control:
+    the file has them, and an option that is none is shown."""
+    said = [
+        rlm("config", "set", "api.base", "https://me:hunter2-hunter2@host.example/v1"),
+        rlm("config", "set", "model_options.api_key", "opaque-hunter2"),
+        rlm("config", "set", "model_options.top_p", "0.5"),
+        rlm("config", "list"),
+        rlm("config", "list", "--json"),
+        rlm("config", "get", "api.base"),
+        rlm("config", "get", "model_options"),
+        rlm("config", "get", "model_options.api_key", "--json"),
+    ]
+    text = "".join(done.out + done.err for done in said)
+    assert ({done.code for done in said}, "hunter2" in text) == ({0}, False)
+    assert ("https://[key]@host.example/v1" in text, "api_key=[key]" in text, "0.5" in text) == (True, True, True)
+    assert (home / "config.toml").read_text().count("hunter2") == 3
 
 
 def test_list_as_json_has_value_and_origin(rlm: Rlm, home: Path) -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from rlm_cli import config
-from rlm_cli.cli.doctor import Check, config_checks, model_checks, place_checks
+from rlm_cli.cli.doctor import Check, config_checks, confinement_check, model_checks, place_checks
 from rlm_cli.cli.help import TOPICS
 from rlm_cli.cli.run_markdown import fenced
 from rlm_cli.errors import ConfigError, ExitCode
@@ -33,6 +36,7 @@ from rlm_cli.events import (
     StepStarted,
 )
 from rlm_cli.runlog import RunLog
+from rlm_cli.sandbox import frames
 
 from .conftest import Rlm
 
@@ -45,7 +49,7 @@ def record_run(home: Path, run_id: str, question: str = "how many?") -> Path:
     log = RunLog(directory)
     started = datetime.strptime(run_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).timestamp()
     bus = Bus((log,), clock=lambda: started)
-    bus.emit(RunStarted(run_id, "1", question, ModelPair("m/root", "m/sub"), SourcesFacts(2, 30), names=("a.log",)))
+    bus.emit(RunStarted(run_id, "1", question, ModelPair("m/root", "m/sub"), SourcesFacts(1, 30), names=("a.log",)))
     bus.emit(StepStarted(1))
     bus.emit(CodeWritten(1, "I look.\n```repl\nprint(1)\n```", "print(1)"))
     bus.emit(Output(1, "stdout", "```1\n", 5))
@@ -125,6 +129,7 @@ def test_export_in_three_forms(rlm: Rlm, runs: Path) -> None:
     text = Path("report.md").read_text()
     assert (whole["events"] == lines, whole["result"]["answer"], report.out) == (True, ANSWER, "")
     assert (text.startswith(f"# Run {NEW}\n\n> what is new?\n"), "````\n```1\n````" in text) == (True, True)
+    assert re.findall(r"\d+ (?:file|call)s?\b", text) == ["1 file", "0 calls"]
 
 
 def test_a_fence_is_longer_than_any_inside() -> None:
@@ -370,22 +375,57 @@ def test_doctor_without_an_engine_fails_with_5_and_goes_on(rlm: Rlm, monkeypatch
     assert (done.code, found["exit_code"], [c["name"] for c in found["checks"]]) == (
         5,
         5,
-        ["version", "config", "keys", "models", "runtime", "runs", "cache", "documents", "terminal"],
+        ["version", "config", "keys", "models", "runtime", "process", "runs", "cache", "documents", "terminal"],
     )
+
+
+def test_doctor_says_which_filters_are_active_in_the_container() -> None:
+    """All of them is ok; each that lacks is named with what can be done, and is no failure."""
+    boot = frames.BootFacts(
+        version=1, uid=65534, gid=65534, pid=1, cap_eff=0, no_new_privs=True, seccomp=2, memory_limit=1, pids_limit=1,
+        interfaces=("lo",), root_writable=False, in_writable=False, dumpable=False, python="3.13.0", machine="x86_64",
+    )  # fmt: skip
+    worker = frames.WorkerFacts(seccomp=2, filtered=True, landlock=7, no_new_privs=True)
+    held = confinement_check(boot, worker)
+    assert (held.status, held.text) == (
+        "ok",
+        "the engine's system call filter, ours, a closed supervisor, Landlock 7; x86_64",
+    )
+    lacking = [
+        confinement_check(replace(boot, seccomp=0), worker),
+        confinement_check(replace(boot, machine="riscv64"), replace(worker, filtered=False)),
+        confinement_check(boot, replace(worker, landlock=0)),
+    ]
+    assert [(check.status, check.text) for check in lacking] == [
+        ("warn", "ours, a closed supervisor, Landlock 7; x86_64: the engine's own filter is off"),
+        (
+            "warn",
+            held.text.replace(" ours,", "").replace("x86_64", "riscv64")
+            + ": rlm has no system call filter for this machine",
+        ),
+        ("warn", "the engine's system call filter, ours, a closed supervisor; x86_64: no Landlock"),
+    ]
+    assert ["daemon.json" in lacking[0].fix, "5.13" in lacking[2].fix] == [True, True]
 
 
 @pytest.mark.docker
 def test_doctor_runs_a_real_container(rlm: Rlm) -> None:
     """With an engine and an image every check passes: the container ran our code under the production flags."""
     done = rlm("doctor", "--json", "--set", "model=offline")
-    status = {check["name"]: check["status"] for check in json.loads(done.out)["checks"]}
+    checks = json.loads(done.out)["checks"]
+    status, texts = ({check["name"]: check[field] for check in checks} for field in ("status", "text"))
     assert (done.code, status["runtime"], status["image"], status["container"]) == (0, "ok", "ok", "ok")
+    if platform.machine() in ("x86_64", "aarch64"):
+        assert "the engine's system call filter, ours" in texts["filters"]
 
 
 @pytest.mark.docker
 def test_sandbox_status_and_prune(rlm: Rlm) -> None:
     """The engine and the image are named; nothing of ours that is alive is pruned."""
     facts = json.loads(rlm("sandbox", "status", "--json").out)
+    shown = rlm("sandbox", "status").out.splitlines()
+    assert [f"{name:11} {facts[name]['text']}" for name in ("filters", "process")] == shown[-2:]
+    assert "a closed supervisor" in facts["filters"]["text"]
     assert (bool(facts["engine"]["version"]), bool(facts["image"]["name"]), rlm("sandbox", "prune", "-n").code) == (
         True,
         True,

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlm_cli.errors import SandboxError
-from rlm_cli.sandbox import ContextFacts, StepResult, SubCall, SubReply
+from rlm_cli.events import SandboxInfo
+from rlm_cli.sandbox import ContextFacts, Document, Host, OnOutput, StepResult, SubCall, SubReply
 from rlm_cli.sandbox.client import BOOT, KernelClient, Patience
 
 T = TypeVar("T")
@@ -69,6 +70,8 @@ class FakeHost:
         self._gather = gather
         self._gathered = asyncio.Event()
         self.calls: list[SubCall] = []
+        self.schema = ""
+        self.progressed: list[tuple[int, int | None]] = []
         self.most_at_once = 0
         self._now = 0
 
@@ -86,6 +89,9 @@ class FakeHost:
             except ValueError as error:
                 deliver(index, SubReply(False, str(error)))
         self._now -= 1
+
+    def progress(self, done: int, total: int | None) -> None:
+        self.progressed.append((done, total))
 
     def budget(self) -> Mapping[str, float | int | None]:
         return {"cost_usd": 0.5, "calls": 7, "seconds": None}
@@ -140,6 +146,32 @@ async def kernel(
             yield Kernel(client, channel, facts)
         finally:
             await client.close()
+
+
+class LocalSandbox:
+    """`Sandbox` over a kernel that is no more than a subprocess: the engine and the kernel together, without Docker."""
+
+    def __init__(self) -> None:
+        self.info = SandboxInfo("local")
+        self._client = KernelClient(PipeChannel())
+
+    async def open(self, documents: Sequence[Document], host: Host) -> ContextFacts:
+        index = "\n".join(json.dumps([d.name, str(d.path), 0, d.size, d.encoding]) for d in documents)
+        await self._client.start()
+        facts, _ = await self._client.attach(index.encode(), None, 1 << 26, host)
+        return facts
+
+    async def execute(self, code: str, *, timeout: float, on_output: OnOutput | None = None) -> StepResult:
+        return await self._client.execute(code, timeout=timeout, on_output=on_output)
+
+    def interrupt(self) -> None:
+        self._client.interrupt()
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    def kill_now(self) -> None:
+        """The process ends with its pipes."""
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:

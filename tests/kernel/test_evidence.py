@@ -40,6 +40,8 @@ def evidence(documents: dict[str, bytes], *codes: str, text_limit: int = 1 << 26
         ("grep('delta')[0]", Quote("gamma delta", "", 17)),
         ("chunks(size=12)[1]", Quote("gamma delta\n", "", 11)),
         ("('', 11, 16)", Quote("gamma", "", 11)),
+        ("('doc', 11, 16)", Quote("gamma", "", 11)),
+        ("['alpha', cite('doc', 11, 16)]", [Quote("gamma", "", 11), Quote("alpha")]),
         ("[(None, 11, 16), (context, 0, 5)]", [Quote("gamma", "", 11), Quote("alpha", "", 0)]),
         ("{'document': 'doc', 'quote': 'beta'}", Quote("beta", "doc")),
         ("[('doc', 'beta')]", Quote("beta", "doc")),

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlm_cli.sandbox.kernel import fanout
-from rlm_cli.sandbox.kernel.calls import FailedCall
+from rlm_cli.sandbox.kernel.calls import FailedCall, SubcallError
 from rlm_cli.sandbox.kernel.fanout import ATTEMPTS, PACKED, Fanout, item_text
 from rlm_cli.sandbox.kernel.pieces import Piece
 from rlm_cli.sandbox.kernel.search import grep
@@ -40,11 +40,13 @@ class FakeCalls:
         self.left = calls
         self.prompts: list[str] = []
         self.abandoned = 0
+        self.limit = ""
+        self.progressed: list[tuple[int, int | None]] = []
         self._random = random.Random(seed)
 
     def budget(self) -> Mapping[str, Any]:
         limit = "subcalls" if self.left <= 0 else None
-        return {"subcall_chars": self.chars, "usd": 1 - len(self.prompts) / 1000, "limit": limit}
+        return {"subcall_chars": self.chars, "usd": 1 - len(self.prompts) / 1000, "limit": self.limit or limit}
 
     def start(self, prompts: list[str], model: str | None, on_reply: Callable[[int, str], None]) -> Batch:
         replies = {}
@@ -57,6 +59,9 @@ class FakeCalls:
         for index in order:
             on_reply(index, replies[index])
         return Batch()
+
+    def tell_progress(self, done: int, total: int | None) -> None:
+        self.progressed.append((done, total))
 
     def abandon(self, batch: Batch) -> None:
         self.abandoned += 1
@@ -306,6 +311,42 @@ def test_a_predicate_that_raises() -> None:
     assert calls.abandoned
 
 
+def test_it_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Growing, up to all: failed ones, copies and what cannot be asked are done too. Of a generator's length it says
+    nothing."""
+    monkeypatch.setattr(fanout, "PAUSE_S", 0.0)
+    items = [*(f"t{n % 300}" for n in range(400)), {1}, "x" * 10_000, "poison"]
+    for stream, total in ((items, len(items)), (iter(items), None)):
+        calls = FakeCalls(lambda prompt: FailedCall("filtered") if "poison" in prompt else upper(prompt))
+        mapped(stream, calls)
+        done = [done for done, _ in calls.progressed]
+        assert done == sorted(done)
+        assert (len(done) > 5, done[-1], {of for _, of in calls.progressed}) == (True, len(items), {total})
+
+
+def test_what_is_done_outlives_an_error() -> None:
+    """The list as it would be returned: values, and for the rest why there are none."""
+    calls = FakeCalls(upper)
+
+    def until(value: str) -> bool:
+        return bool(1 / 0) if value == "T70" else False
+
+    made = Fanout(calls, "Shout.", str, None, until)  # type: ignore[arg-type]
+    with pytest.raises(ZeroDivisionError):
+        made.run([f"t{n}" for n in range(5_000)])
+    assert (made.any_done, made.results[70], len(made.results)) == (True, "T70", 5_000)
+    assert made.results[-1].error == "not asked: map_query ended in ZeroDivisionError"
+
+
+def test_without_sub_calls_it_says_so() -> None:
+    """rlm-d0: an error in the cell, not a list of failures, and nothing is tried again."""
+    calls = FakeCalls(lambda _: FailedCall("this run has no sub-calls"))
+    calls.limit = "depth"
+    with pytest.raises(SubcallError, match="no sub-calls"):
+        mapped([f"t{n}" for n in range(500)], calls)
+    assert len(calls.prompts) == 10
+
+
 # -- in a cell
 
 
@@ -347,3 +388,26 @@ def test_an_interrupt_pays_for_nothing_more() -> None:
             return waiting.status, await k.out("map_query(['a'], 'Shout.')")
 
     assert run(main) == ("interrupted", "['A']\n")
+
+
+def test_an_interrupt_loses_nothing_that_is_done() -> None:
+    """The list so far is in a variable, which the cell is told; progress went to the host."""
+    host = FakeHost(upper)
+    code = (
+        "import time\n"
+        "def until(value):\n    if value == 'T2':\n        print('here', flush=True)\n        time.sleep(100)\n"
+        "map_query(['t0', 't1', 't2', 't3'], 'Shout.', str, until=until)"
+    )
+
+    async def main() -> tuple[str, str, str]:
+        async with kernel(host=host) as k:
+            stopped = await k.run(code, on_output=lambda _stream, _text: k.client.interrupt())
+            return stopped.status, stopped.stderr.head, await k.out("map_query_partial")
+
+    status, told, values = run(main)
+    assert status == "interrupted"
+    assert "map_query_partial" in told
+    assert values == ("['T0', 'T1', 'T2', FailedCall('not asked: map_query ended in KeyboardInterrupt')]\n")
+    finished = FakeHost(upper)
+    (result,) = cells("map_query(['a', 'b'], 'Shout.', str)", host=finished)
+    assert (result.status, finished.progressed) == ("ok", [(2, 2)])

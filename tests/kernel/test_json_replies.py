@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Literal, Optional
 
 import jsonschema
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlm_cli.sandbox import Answer, SubCall, SubReply
 from rlm_cli.sandbox.kernel.calls import FailedCall
-from rlm_cli.sandbox.kernel.json_replies import REPAIRS, ask_for_values, candidates, parse, value_of
+from rlm_cli.sandbox.kernel.json_replies import REPAIRS, ask_for_values, value_of
+from rlm_cli.sandbox.kernel.json_values import candidates, parse
 from rlm_cli.sandbox.kernel.schemas import Schema, SchemaError, schema_of
 
 from .local import FakeHost
@@ -135,6 +138,7 @@ BEFORE = [
     "Sure, here it is:\n",
     '<think>maybe {"no": 1}\n```json\n[7]\n```</think>',
     "thinking [1]</think>\n",
+    "<Reasoning>[2]</Reasoning>",
     "As [note] says, ",
 ]
 AFTER = ["", "\nI hope this helps.", "\n\n(see [above])"]
@@ -153,6 +157,13 @@ def test_json_is_found_in_any_wrapping(value: Any, before: str, after: str, fenc
     reply = before + (f"```json\n{text}\n```" if fenced else text) + after
     assert value in [*candidates(reply)]
     assert value_of(reply, Schema({"const": value})) == (value, "")
+
+
+@pytest.mark.parametrize("value", ["a </think> b", {"pattern": "<think>.*</think>"}, ["</think>", "<reasoning>"]])
+def test_a_tag_of_thinking_may_be_in_a_string(value: Any) -> None:
+    """A reply that is JSON is taken at its word, also after thinking."""
+    assert [*candidates(json.dumps(value))] == [value]
+    assert [*candidates("</think>" + json.dumps("x"))] == ["x"]
 
 
 @given(VALUES)
@@ -246,3 +257,63 @@ def test_typed_queries_in_a_cell(code: str, output: str) -> None:
     """Parsed values, or an error that has the reply."""
     (result,) = cells(code, host=FakeHost(typed))
     assert (shown(result), result.error) == (output, "")
+
+
+# -- child runs
+
+
+class FakeRuns(FakeHost):
+    """Answers to rlm_query: text as a plain call gives it, or JSON values as children do."""
+
+    async def answer(self, call: SubCall, deliver: Callable[[int, SubReply], None]) -> None:
+        self.calls.append(call)
+        for index, prompt in enumerate(call.prompts):
+            reply = self.reply(prompt)
+            answer = Answer("json", reply[1:].encode()) if reply.startswith("!") else None
+            deliver(index, SubReply(True, reply, answer))
+
+
+def test_values_of_child_runs() -> None:
+    """A child's value is checked and never run for again; a plain call's text, at the deepest level, is read as JSON,
+    and asked for again."""
+    replies = {"child": "![1, 2]", "wrong": '!["a"]', "text": "So: [3]", "never": "no"}
+
+    def reply(prompt: str) -> str:
+        name, _, repair = prompt.partition("\n\n")
+        return "[4]" if name == "never" and "attempt 3 of 3" in repair else replies[name]
+
+    host = FakeRuns(reply)
+    (result,) = cells(
+        "got = rlm_query_batched(['child', 'wrong', 'text', 'never'], schema=list[int])\n"
+        "print(got[0], got[2], got[3], got[1].error, got[1].reply)",
+        host=host,
+    )
+    assert shown(result) == (
+        "[1, 2] [3] [4] no usable reply in 1 attempts: the value[0] must be integer, not \"a\" ['a']\n"
+    )
+    assert [len(call.prompts) for call in host.calls] == [4, 1, 1]
+    assert {json.loads(call.schema)["type"] for call in host.calls} == {"array"}
+    assert host.calls[1].contexts == (None,)
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("FINAL([1])", ""),
+        ("FINAL('[1]')", ""),
+        ("FINAL((1, 2))", ""),
+        ("FINAL(['a'])", "must be integer"),
+        ("FINAL('many')", "no JSON"),
+        ("SUBMIT({'a': 1})", "must be array"),
+    ],
+)
+def test_an_answer_is_checked_where_it_is_submitted(code: str, problem: str) -> None:
+    """The host is told what is wrong, with the value; without a schema nothing is."""
+    host = FakeHost()
+    (plain,) = cells(code, host=host)
+    host.schema = json.dumps(schema_of(list[int]))
+    (result,) = cells(code, host=host)
+    assert plain.answer is not None
+    assert result.answer is not None
+    assert (plain.answer.problem, result.answer.data) == ("", plain.answer.data)
+    assert (problem in result.answer.problem, bool(result.answer.problem)) == (True, bool(problem))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rlm_cli.errors import InputError, SandboxError
-from rlm_cli.sandbox import Answer, ContextFacts, StepResult, Value
+from rlm_cli.sandbox import Answer, ContextFacts, StepResult, Value, client
 from rlm_cli.sandbox.client import KernelClient, Patience
 from rlm_cli.sandbox.kernel import wire
 from rlm_cli.sandbox.spool import Spooled
@@ -289,6 +289,65 @@ def test_an_interrupted_cell_hands_over_what_it_did(code: str, kept: bool) -> No
     assert len(host.calls) <= 1
 
 
+class Absent(FakeHost):
+    """Never answers "never"; a call for another prompt is answered once such a one has come. `left`: those in hand."""
+
+    def __init__(self) -> None:
+        super().__init__(gather=2)
+        self.left = 0
+
+    async def answer(self, call: Any, deliver: Any) -> None:
+        if call.prompts != ("never",):
+            return await super().answer(call, deliver)
+        self.calls.append(call)
+        self.left += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)  # what a call has to put in order when it is cancelled
+            self.left -= 1
+
+
+LEAVES = """\
+import threading
+def ask():
+    try:
+        llm_query("never")
+    except Exception as error:
+        print("failed:", error)
+threading.Thread(target=ask).start()
+llm_query("is it there?")
+"""
+
+
+def test_calls_that_nobody_waits_for_end_with_the_cell() -> None:
+    """A thread asks, and the cell returns, submits or raises: nothing waits for ever, the host has finished with the
+    call when the result is there, the result counts it, and the thread is told. A cell that waits loses nothing."""
+    host = Absent()
+
+    async def main() -> list[StepResult]:
+        async with kernel(patience=QUICK, host=host) as k:
+            results = []
+            for ending in ("", "FINAL('early')", "1 / 0"):
+                host.calls.clear()
+                host._gathered.clear()
+                results.append(await k.run(LEAVES + ending))
+                assert host.left == 0
+            waits = "t = threading.Thread(target=lambda: print(llm_query('x')))\nt.start()\nt.join()"
+            return [*results, await k.run(waits)]
+
+    *left, waited = run(main)
+    assert [(result.status, result.given_up, bool(result.restarted)) for result in left] == [
+        ("ok", 1, False),
+        ("ok", 1, False),
+        ("error", 1, False),
+    ]
+    assert left[1].answer == Answer("text", b"early")
+    # A thread of the cell before may say that it failed while this one runs already.
+    assert ("X\n" in shown(waited), waited.given_up) == (True, 0)
+    assert "failed: " in "".join(result.late + shown(result) for result in (*left, waited))
+
+
 def test_waiting_for_sub_calls_does_not_count() -> None:
     """The clock stands while the host works, however long it takes."""
 
@@ -324,6 +383,7 @@ def test_a_bug_of_the_host_ends_the_cell_and_is_raised() -> None:
     "frame",
     [
         r"b'w\xff\xff\xff\xff'",
+        "b'w' + (16 * 2**20 + 2**16 + 5).to_bytes(4, 'big')",
         r"b'z\x00\x00\x00\x00'",
         r"b'w\x00\x00\x00\x04\xff\xff\xff\xff'",
         r"b'w\x00\x00\x00\x06\x00\x00\x00\x02{}'",
@@ -343,6 +403,61 @@ def test_forged_frames_cost_the_worker_only(frame: str) -> None:
     bad, after = cells(code, "'next'")
     assert (bad.status, shown(after)) == ("died", "'next'\n")
     assert "every variable is gone" in bad.restarted
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
+def test_the_supervisor_holds_the_largest_frame_once() -> None:
+    """PID 1 shares the container's memory with the code: 16 MiB of prompts in one call, which it passes on."""
+    host = FakeHost(lambda prompt: str(len(prompt)))
+
+    async def main() -> tuple[int, str]:
+        async with kernel(host=host) as k:
+            status = Path(f"/proc/{k.channel.process.pid}/status")
+            before = peak_kib(status)
+            said = await k.out(f"print(llm_query('x' * ({wire.PROMPTS_MAX} - 4)))")
+            return peak_kib(status) - before, said
+
+    grown, said = run(main)
+    assert said == f"{wire.PROMPTS_MAX - 4}\n"
+    # Once, more or less: what was in use before may have been larger than what is in use beside it.
+    assert wire.PROMPTS_MAX / 2 < grown * 1024 < 1.5 * wire.PROMPTS_MAX
+
+
+def peak_kib(status: Path) -> int:
+    return int(status.read_text().partition("VmHWM:")[2].split()[0])
+
+
+FLOOD = """
+import json, os, signal, time
+def frame(fields):
+    head = json.dumps(fields).encode()
+    body = len(head).to_bytes(4, 'big') + head
+    return b'w' + len(body).to_bytes(4, 'big') + body
+questions = b''.join(frame({'op': 'budget', 'id': number}) for number in range(1000))
+worker = os.getpid()
+if not os.fork():
+    os.kill(worker, signal.SIGSTOP)
+    while True:
+        rest = memoryview(questions)
+        while rest:
+            rest = rest[os.write(201, rest) :]
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("most", [client.UNREAD_MAX, 1000], ids=["until the deadline", "until too much waits"])
+def test_g08_questions_whose_replies_nobody_reads(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process stops its worker and asks for ever: replies would pile up in the host's memory, and the order to kill
+    the worker would wait behind them. It costs the worker, and the next cell works."""
+    monkeypatch.setattr(client, "UNREAD_MAX", most)
+
+    async def main() -> tuple[StepResult, str]:
+        async with kernel(patience=QUICK) as k:
+            return await k.run(FLOOD, timeout=0.5 if most > 1000 else 30), await k.out("'next'")
+
+    flooded, after = run(main)
+    assert (flooded.status, after) == ("timeout" if most > 1000 else "died", "'next'\n")
+    assert ("asks without reading" in flooded.restarted) == (most == 1000)
 
 
 # -- sub-calls

@@ -38,13 +38,14 @@ def test_python_3_9_can_compile_the_kernel(path: Path) -> None:
 def test_frames_survive_any_split(frames: list[tuple[bytes, bytes]], sizes: list[int]) -> None:
     """However the bytes are cut on the way, the same frames come out."""
     stream = b"".join(wire.frame(*frame) for frame in frames)
-    splitter = wire.Splitter(b"oew")
-    found, at, turn = [], 0, 0
+    splitter, lender = wire.Splitter(b"oew"), wire.Splitter(b"oew")
+    found, lent, at, turn = [], [], 0, 0
     while at < len(stream):
         size = sizes[turn % len(sizes)]
         found += list(splitter.feed(stream[at : at + size]))
+        lent += [(kind, bytes(payload)) for kind, payload in lender.lend(stream[at : at + size])]
         at, turn = at + size, turn + 1
-    assert (found, splitter.buffered) == (frames, 0)
+    assert (found, splitter.buffered) == (lent, lender.buffered) == (frames, 0)
 
 
 @given(st.binary(max_size=300))

@@ -22,7 +22,7 @@ from .local import kernel, run
 FRAGMENTS = [
     "error flush\n", "ERROR and then flush 555-1234\n", "user=bob status=503\r\n", "\n", "\r\n", "timeout", " refused ",
     "caf\u00e9 ", "\U0001f600", "\u212aey", "mi\u017fs ", "\x1c", "\x85", "a" * 40, "no line end here, ", "\n\n",
-    "key=value; ", "\u2028",
+    "key=value; ", "\u2028", "t\u0131meout", "T\u0130MEOUT ", "REFU\u017fED",
 ]  # fmt: skip
 STRINGS = st.lists(st.sampled_from(FRAGMENTS), max_size=120).map("".join)
 PLAIN = st.lists(st.sampled_from([f for f in FRAGMENTS if f.isascii()]), max_size=200).map("".join)
@@ -41,6 +41,15 @@ ACROSS = [
 def text_of(data: bytes, encoding: str = "auto", *, own: int = 8) -> Text:
     source = Encoded(lambda start, size: data[start : start + size], len(data), encoding, 8, 16)
     return Text(source, 100_000, 64, (own, 2000, 4))
+
+
+def test_what_matches_a_letter_beyond_ascii_is_known() -> None:
+    """Under IGNORECASE, on this Python; by it pieces without a needle are passed over unread."""
+    beyond = "".join(map(chr, [*range(0x80, 0xD800), *range(0xE000, 0x110000)]))
+    assert set(re.findall("(?i)[a-z]", beyond)) == set(patterns.FOLDED)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    found = {char: "".join(a for a in letters if re.fullmatch(a, char, re.IGNORECASE)) for char in patterns.FOLDED}
+    assert found == patterns.FOLDED
 
 
 @st.composite
@@ -75,6 +84,19 @@ def test_matches_are_those_of_the_real_string(both: tuple[str, Text], pattern: s
     some = [m.span() for m in real.finditer(string, pos, pos + length)]
     assert [m.span() for m in regex.finditer(real, text, pos, pos + length)] == some
     assert regex.findall(real, text, pos) == real.findall(string, pos)
+
+
+@pytest.mark.parametrize("word", ["t\u0131meout", "T\u0130MEOUT", "\u212aey", "mi\u017fs", "TIMEOUT"])
+@pytest.mark.parametrize("encoding", ["auto", "utf-8", "cp1254"])
+def test_a_letter_beyond_ascii_is_found_where_case_is_ignored(word: str, encoding: str) -> None:
+    """Among lines that are not ASCII either and have nothing of the kind, which are passed over; counted and found."""
+    string = "gr\u00f6\u00dfe\n" * 40 + f"\u00e9 {word}\n" + "gr\u00f6\u00dfe\n" * 40
+    data = string.encode("utf-8" if encoding == "auto" else encoding, "ignore")
+    text, string = text_of(data, encoding), decoding.decode(data, encoding)[0]
+    for pattern in ("(?i)timeout", "(?i)key", "(?i)miss"):
+        spans = [m.span() for m in re.finditer(pattern, string)]
+        assert [m.span() for m in regex.finditer(re.compile(pattern), text)] == spans
+        assert search.grep_count(pattern, text) == len(spans)
 
 
 def naive_grep(pattern: re.Pattern[str], string: str, around: int) -> list[tuple[Any, ...]]:
@@ -140,7 +162,8 @@ def test_what_is_known_of_a_pattern_is_true(string: str, pattern: str) -> None:
         ("ERROR.*flush", ("ERROR",), True), ("user=(admin)!", ("user=admin!",), True),
         ("(?:timeout|refused) by", ("timeout", "refused"), True), ("(?:abc)+", ("abc",), True), ("(?:abc)*", (), True),
         (r"a\sb", (), False), ("(?s)a.b", (), False), ("[^x]", (), False), ("[^x\\n]", (), True), ("ab|abcd", (), True),
-        (r"x(?!\n)", (), False), (r"\d\D", (), False), ("(?i)caf\u00e9", (), True), ("(?i)Fail", ("Fail",), True),
+        (r"x(?!\n)", (), False), (r"\d\D", (), False), ("(?i)caf\u00e9", ("caf",), True),
+        ("(?i)m\u00fcller", ("ller",), True), ("(?i)\u00e9t\u00e9", (), True), ("(?i)Fail", ("Fail",), True),
     ],
 )  # fmt: skip
 def test_what_is_known_of_a_pattern(pattern: str, needles: tuple[str, ...], barrier: bool) -> None:
@@ -205,6 +228,20 @@ def test_results_come_in_order_and_none_is_lost(work: forked.Work, count: int) -
     assert list(forked.results(work, range(8), count)) == EXPECTED
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+@pytest.mark.parametrize("at", [0, 3, 5])
+def test_a_first_job_that_was_begun_is_not_done_again(count: int, at: int) -> None:
+    """It goes on where it was left, and the jobs behind it keep their places."""
+    assert list(forked.results(numbers, range(8), count, at)) == EXPECTED[at:]
+
+
+def test_a_text_that_is_no_ascii_after_all_is_found_out_in_the_middle() -> None:
+    """What an encoding turns out to be, when several processes are at work, loses no match and gives none twice."""
+    string = "error flush\n" * 14 + "caf\u00e9 error flush\n" + "error flush\n" * 3 + "a" * 40
+    found = [match.span() for match in regex.finditer(re.compile("flush"), text_of(string.encode()))]
+    assert found == [match.span() for match in re.finditer("flush", string)]
+
+
 def test_an_error_of_a_child_is_raised_here() -> None:
     """In its place, behind the results before it."""
     results = forked.results(broken, range(8), 2)
@@ -213,21 +250,22 @@ def test_an_error_of_a_child_is_raised_here() -> None:
         next(results)
 
 
-def children() -> list[str]:
-    return [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+def children() -> set[str]:
+    return {pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
 
 
 def test_a_search_that_is_left_leaves_nobody() -> None:
     """A consumer that stops, and the end of a cell, end the children; what goes on then does so here."""
+    before = children()
     results = forked.results(numbers, range(1000), 2)
     assert next(results) == EXPECTED[0]
-    assert len(children()) == 2
+    assert len(children() - before) == 2
     results.close()  # type: ignore[attr-defined]
-    assert not children()
+    assert not children() - before
     results = forked.results(numbers, range(8), 2)
     got = [next(results)]
     forked.end_all()
-    assert not children()
+    assert not children() - before
     assert got + list(results) == EXPECTED
 
 

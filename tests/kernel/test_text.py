@@ -602,6 +602,19 @@ def test_names_are_a_list_and_a_dict(names: list[str], other: str) -> None:
     assert (other in ours) is (other in numbers)
 
 
+def test_a_large_document_among_many_is_known_to_be_lossy() -> None:
+    """By its beginning, if that is enough: one that only ends inside of a character is none."""
+    documents = {
+        "latin-1": b"caf\xe9\n" * 100_000,
+        "utf-8": b"x" + "\u00e9".encode() * 300_000,
+        "utf-16": ("\u00e9" + "\U0001f600" * 100_000).encode("utf-16"),
+        "later": b"x" * 1_000_000 + b"\xe9",
+        "plain": b"x\n" * 9_000_000,
+    }
+    facts, _ = probe(documents, [], text_limit=10**9)
+    assert (facts.kind, facts.lines_exact, facts.lossy) == ("documents", False, 1)
+
+
 def test_going_through_many_documents_holds_few_of_them() -> None:
     """items() and values() in order, with names of any characters; the cache stays below its limit with tiny ones."""
     documents = {f"folder/{number}\udcff.txt": b"x%d" % number for number in range(9000)}
@@ -629,3 +642,11 @@ def test_a_cache_of_tiny_documents_counts_what_an_entry_costs() -> None:
         documents = context.Documents(library, cache_bytes=10_000)
         assert [*documents.values()] == ["tiny"] * 500
         assert len(documents._cache) < 10_000 // 200
+
+
+def test_the_last_piece_is_whole_where_the_text_ends_with_what_was_read() -> None:
+    """That nothing follows shows only at the next read: until then it is not cut at a space."""
+    string = "aaaaaaabbbbb a"
+    for most in range(2, 20):
+        text = text_of(string.encode(), most=most)
+        assert [plain(piece) for piece in text.chunks(most)] == pieces.chunks(string, most)

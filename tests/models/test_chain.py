@@ -105,11 +105,14 @@ def test_final_errors_are_not_retried() -> None:
 
 
 def test_no_wait_goes_past_the_deadline() -> None:
-    """--max-time bounds every wait: the call fails instead of sleeping through it."""
-    model, emit, _ = retrying([transient(10.0), DONE], deadline=5.0)
+    """--max-time bounds every wait: the call fails instead of sleeping through it. Whoever has more time, as a last
+    turn that comes after it, waits: one 429 must not cost the answer."""
+    model, emit, _ = retrying([transient(10.0), DONE])
     with pytest.raises(TransientError):
-        run(model.complete(request()))
+        run(model.complete(request(deadline=5.0)))
     assert emit.events == []
+    model, _, _ = retrying([transient(10.0), DONE])
+    assert run(model.complete(request(role="final", deadline=15.0))).attempts == 2
 
 
 def test_the_ledger_can_refuse_a_retry() -> None:

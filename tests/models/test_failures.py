@@ -51,9 +51,44 @@ class Raised(Exception):  # noqa: N818 - it stands for any class of LiteLLM's
     ],
 )
 def test_wording_and_status(text: str, status: int | None, kind: type[RlmError], code: str) -> None:
-    """The wordings that providers use, each with our class and code: only what may pass is transient."""
+    """The wordings that providers use, each with our class and code: only what may pass is transient. All say what
+    to do."""
     error = explain(Raised(text, status), WHERE)
-    assert (type(error), error.code) == (kind, code)
+    assert (type(error), error.code, bool(error.hint)) == (kind, code, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "said"),
+    [
+        (
+            "Cannot connect to host api.openai.com:443 ssl:<ssl.SSLContext object at 0x7> [Name or service not known]",
+            None,
+            "the connection to openai broke: Cannot connect to host api.openai.com:443 [Name or service not known]",
+        ),
+        (
+            "Cannot connect to host 127.0.0.1:1 ssl:default [refused]. Handle with `litellm.InternalServerError`.",
+            500,
+            "the connection to openai broke: Cannot connect to host 127.0.0.1:1 [refused]",
+        ),
+        (
+            "LLM Provider NOT provided. Pass in the LLM provider. You passed model=gpt-5\n Pass model as E.g. For 'Hug",
+            400,
+            "unknown model gpt-5: no provider is known to have it",
+        ),
+    ],
+)
+def test_what_is_meant_for_programmers_is_left_out(text: str, status: int | None, said: str) -> None:
+    """LiteLLM's advice to who calls it, and the names of objects."""
+    raised = Raised(text, status)
+    raised.__cause__ = ConnectionResetError(104, "reset")
+    assert explain(raised, WHERE).message == said
+
+
+def test_a_server_of_ones_own_that_is_not_there_is_named_by_its_option() -> None:
+    """The network is to blame where the address was not ours to choose."""
+    raised = Raised("connection refused", 500)
+    hints = [explain(raised, Failure("gpt-5", base)).hint for base in ("http://127.0.0.1:1/v1", "")]
+    assert ["--api-base" in hint for hint in hints] == [True, False]
 
 
 def test_an_overflow_says_whose_prompt_must_shrink() -> None:
@@ -76,6 +111,8 @@ def test_a_broken_connection_is_known_by_its_cause() -> None:
         ({"retry-after-ms": "250", "retry-after": "9"}, "", 0.25),
         ({"Retry-After": "Fri, 20 Nov 2026 12:00:30 GMT"}, "", 30.0),
         ({"Retry-After": "soon"}, "Please try again in 1.5s.", 1.5),
+        ({"Retry-After": "Fri, 31 Nov 2026 12:00:30 GMT"}, "Please try again in 1.5s.", 1.5),
+        ({"Retry-After": "soon, GMT"}, "no idea", None),
         (None, "Please try again in 120ms.", 0.12),
         (None, '"retryDelay": "20s"', 20.0),
         (None, "no idea", None),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlm_cli.errors import LimitError, ProviderError, RlmError, TransientError
-from rlm_cli.events import Calls, Usage
+from rlm_cli.events import Calls, Span, Usage
 from rlm_cli.models import Completion, Model, Request, Spent, note_spent, spent_by
 from rlm_cli.models.breaker import FAILURES, PROVIDER_DOWN, REST_S, Breaker
 from rlm_cli.models.cached import KEPT_BYTES, Cached
@@ -87,7 +87,7 @@ def test_the_window_stays_narrow_before_a_server_that_works_in_few_lanes() -> No
     assert seconds == pytest.approx(10.0)
 
 
-def test_a_429_halves_the_window_once_and_holds_every_start() -> None:
+def test_429s_narrow_the_window_to_what_is_let_in_and_hold_every_start() -> None:
     """Ten at a time is what the provider lets in. None is lost, none asked twice, and it is not hammered."""
     server = Server(0.2, capacity=10, retry_after=2.0)
     emit = Recorder()
@@ -96,7 +96,7 @@ def test_a_429_halves_the_window_once_and_holds_every_start() -> None:
     replies, _ = run_virtually(ask_all(model, 500))
     assert [reply.text for reply in replies if isinstance(reply, Completion)] == ["ok"] * 500
     assert set(server.answered.values()) == {1}
-    assert server.refused < 60
+    assert server.refused < 30
 
 
 def test_a_caller_that_gives_up_gives_its_place_back() -> None:
@@ -112,16 +112,60 @@ def test_a_caller_that_gives_up_gives_its_place_back() -> None:
         for task in tasks[4:6]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        assert limited.window.in_flight == 0
+        assert limited.in_flight == 0
         return sum(server.answered.values())
 
     assert run_virtually(work())[0] == 5
 
 
+def test_a_caller_may_give_up_in_the_moment_in_which_a_place_falls_free() -> None:
+    """It is passed over, and ends as what it is: cancelled."""
+    tasks: list[asyncio.Task[Completion]] = []
+
+    async def answer(one: Request) -> Completion:
+        await asyncio.sleep(1.0)
+        if one.call == "s0":
+            tasks[1].cancel()
+        return DONE
+
+    async def work() -> list[Completion | BaseException]:
+        limited = Limited(FakeModel(answer), 1, clock=now)
+        tasks.extend(asyncio.create_task(limited.complete(request(call=f"s{i}"))) for i in range(3))
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    first, second, third = run_virtually(work())[0]
+    assert (first, type(second), third) == (DONE, asyncio.CancelledError, DONE)
+
+
+def test_child_turns_count_and_go_first() -> None:
+    """Never more in flight than allowed, turns of child runs included; those need not wait behind a parent's batch. The
+    outermost run's turns take no place."""
+    server, order = Server(1.0), list[str]()
+
+    async def answer(one: Request) -> Completion:
+        order.append(one.call)
+        return await server.complete(one)
+
+    async def work() -> Completion:
+        limited = Limited(FakeModel(answer), 2, clock=now)
+        asked = [request(call=f"s{i}", prompt=f"{i}") for i in range(20)]
+        asked += [request(call=f"t{i}", prompt=f"t{i}", role="root", span=Span((i,))) for i in range(1, 4)]
+        tasks = [asyncio.create_task(limited.complete(one)) for one in asked]
+        await asyncio.sleep(0.5)
+        root = await limited.complete(request(call="r", role="root"))
+        await asyncio.gather(*tasks)
+        return root
+
+    root, seconds = run_virtually(work())
+    assert (root, order[:6]) == (DONE, ["s0", "s1", "r", "t1", "t2", "t3"])
+    assert server.most == 3  # the third is the outermost run's
+    assert seconds == pytest.approx(12.0)
+
+
 @given(st.lists(st.sampled_from(["ok", "429", "500", "cancel"]), min_size=1, max_size=60), st.integers(1, 9))
 @settings(max_examples=60, deadline=None)
 def test_whatever_happens_the_window_is_kept_and_empties(fates: list[str], most: int) -> None:
-    """Never more in flight than allowed, and nobody holds a place afterwards."""
+    """Never more in flight than allowed, whichever of three models is asked, and nobody holds a place afterwards."""
     flight = {"now": 0, "most": 0}
 
     async def answer(one: Request) -> Completion:
@@ -138,7 +182,8 @@ def test_whatever_happens_the_window_is_kept_and_empties(fates: list[str], most:
 
     async def work() -> Limited:
         limited = Limited(FakeModel(answer), most, clock=now)
-        tasks = [asyncio.create_task(limited.complete(request(call=str(i)))) for i in range(len(fates))]
+        asked = (request("klm"[i % 3], call=str(i)) for i in range(len(fates)))
+        tasks = [asyncio.create_task(limited.complete(one)) for one in asked]
         await asyncio.sleep(0.15)
         for task, fate in zip(tasks, fates, strict=True):
             if fate == "cancel":
@@ -147,7 +192,97 @@ def test_whatever_happens_the_window_is_kept_and_empties(fates: list[str], most:
         return limited
 
     limited, _ = run_virtually(work())
-    assert (limited.window.in_flight, flight["most"] <= most, 1 <= limited.window.width <= most) == (0, True, True)
+    assert (limited.in_flight, flight["most"] <= most) == (0, True)
+    assert all(window.in_flight == 0 and 1 <= window.width <= most for window in limited.windows.values())
+
+
+def test_a_wait_that_nobody_waits_for_holds_nothing_up() -> None:
+    """A provider that says "in an hour" fails the calls that it says it to, and the others are asked at once; so it is
+    with a wait that ends after the time of who asks. One that is waited for holds every start."""
+
+    def answer(one: Request) -> Completion:
+        if one.call == "s0":
+            raise TransientError("slow down", code="rate_limited", retry_after=float(one.messages[-1].content))
+        return DONE
+
+    async def seconds_until_another_is_answered(wait: str, deadline: float | None) -> float:
+        limited = Limited(FakeModel(answer), 8, clock=now)
+        model = Retrying(limited, Recorder(), clock=now)
+        refused = asyncio.create_task(model.complete(request(call="s0", prompt=wait, deadline=deadline)))
+        await asyncio.sleep(0)
+        began = now()
+        await model.complete(request(call="s1"))
+        refused.cancel()
+        await asyncio.gather(refused, return_exceptions=True)
+        return now() - began
+
+    cases: list[tuple[str, float | None]] = [("3600", None), ("60", 50.0), ("60", 70.0), ("90", None)]
+    took = [run_virtually(seconds_until_another_is_answered(*case))[0] for case in cases]
+    assert took == pytest.approx([0.0, 0.0, 60.0, 90.0])
+
+
+# -- the windows of several models ---------------------------------------------------------------------------------
+
+
+class Several:
+    """A provider for each model, and how many of all their calls are in flight."""
+
+    def __init__(self, **servers: Server) -> None:
+        self.servers = servers
+        self.in_flight = self.most = 0
+        self.order: list[str] = []
+        self.ended: dict[str, float] = {}
+
+    async def complete(self, one: Request) -> Completion:
+        self.order.append(one.model)
+        self.in_flight += 1
+        self.most = max(self.most, self.in_flight)
+        try:
+            return await self.servers[one.model].complete(one)
+        finally:
+            self.in_flight -= 1
+            self.ended[one.model] = now()
+
+
+async def ask_each(model: Model, **numbers: int) -> list[Completion | BaseException]:
+    """As many calls of each model, in turns."""
+    asked = sorted((i / most, name, i) for name, most in numbers.items() for i in range(most))
+    calls = (model.complete(request(name, call=f"{name}{i}", prompt=f"item {i}")) for _, name, i in asked)
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
+def test_a_model_that_says_429_holds_up_no_other() -> None:
+    """One lets two in and asks for a minute at a time; the other's 600 calls of 0.1 s take what they take alone, and
+    together they keep to the one cap of the tree."""
+    both = Several(slow=Server(0.1, capacity=2, retry_after=60.0), quick=Server(0.1))
+    limited = Limited(FakeModel(both.complete), 32, clock=now)
+    model = Retrying(limited, Recorder(), patience=Patience(attempts=99), clock=now, jitter=lambda: 0.5)
+    replies, seconds = run_virtually(ask_each(model, slow=60, quick=600))
+    assert [reply.text for reply in replies if isinstance(reply, Completion)] == ["ok"] * 660
+    assert (both.most <= 32, seconds > 60) == (True, True)
+    assert both.ended["quick"] == pytest.approx(600 * 0.1 / 32, abs=0.5)
+    assert set(both.servers["slow"].answered.values()) == {1}
+
+
+def test_the_places_of_the_tree_go_round_in_the_order_in_which_they_are_asked_for() -> None:
+    """Two models share eight places: neither waits for the other's whole batch."""
+    both = Several(a=Server(0.1), b=Server(0.1))
+    replies, seconds = run_virtually(ask_each(Limited(FakeModel(both.complete), 8, clock=now), a=200, b=200))
+    assert (replies, both.most) == ([DONE] * 400, 8)
+    assert seconds == pytest.approx(400 * 0.1 / 8)
+    counts = [Counter(both.order[first : first + 40]) for first in range(0, 400, 40)]
+    assert all(count == Counter(a=20, b=20) for count in counts)
+
+
+def test_a_window_is_not_judged_by_what_other_models_take() -> None:
+    """Beside a batch of another model it gets half of the places. Alone again, it is as wide as allowed at once, not
+    after some rounds of a rest for a growth that did not pay."""
+    both = Several(a=Server(0.1), b=Server(0.1))
+    limited = Limited(FakeModel(both.complete), 32, clock=now)
+    _, together = run_virtually(ask_each(limited, a=64, b=64))
+    _, alone = run_virtually(ask_each(limited, a=640))
+    assert together == pytest.approx(128 * 0.1 / 32)
+    assert alone == pytest.approx(640 * 0.1 / 32, abs=0.21)
 
 
 # -- the breaker ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlm_cli.errors import LimitError, TransientError, UsageError
-from rlm_cli.events import Calls, Role, Span, Usage
+from rlm_cli.events import CallFinished, Calls, Role, Span, Usage
 from rlm_cli.models import Completion, Message, Request, Spent, note_spent
 from rlm_cli.models.facts import FREE, Facts, Price, per_million
 from rlm_cli.models.ledger import (
@@ -23,7 +23,8 @@ from rlm_cli.models.ledger import (
     pricing,
     upper_bound,
 )
-from tests.models.asking import FakeModel, request, run
+from rlm_cli.models.reported import Reported
+from tests.models.asking import FakeModel, Recorder, request, run
 
 PRICE = per_million(1.0, 10.0)
 
@@ -60,6 +61,7 @@ def test_roots_subs_and_retries_are_counted_apart() -> None:
     assert (totals.usage.root, totals.usage.sub, totals.usage.total) == (Usage(110, 11), Usage(50, 5), Usage(160, 16))
     assert totals.cost.usd == pytest.approx(220e-6)
     assert (totals.cost.known, totals.cost.by_model) == (True, {"r": pytest.approx(220e-6), "s": 0.0})
+    assert totals.usage.by_model == {"r": Usage(110, 11), "s": Usage(50, 5)}
 
 
 def test_an_unknown_price_is_not_zero() -> None:
@@ -67,6 +69,17 @@ def test_an_unknown_price_is_not_zero() -> None:
     ledger = Ledger(Caps(usd=None), {})
     assert ledger.settle("a", "sub", "m", Spent(1, Usage(5, 5))) is None
     assert (ledger.totals().cost.usd, ledger.totals().cost.known) == (0.0, False)
+
+
+def test_an_unknown_price_is_not_zero_when_only_earlier_attempts_used_tokens() -> None:
+    """The ledger was asked about each attempt that may be billed, and the last one used nothing more."""
+    for prices, cost in (({}, None), ({"m": PRICE}, PRICE.cost(Usage(40, 4)))):
+        ledger = Ledger(Caps(usd=None), prices)
+        run(ledger.reserve("a", Need(0.0, 100, sub=True, price=prices.get("m"))))
+        assert ledger.extend("a", Usage(40, 4))
+        assert ledger.settle("a", "sub", "m", Spent(2, Usage(40, 4))) == (cost and pytest.approx(cost))
+        assert ledger.totals().cost.known is (cost is not None)
+    assert Ledger(Caps(usd=None), {}).settle("a", "sub", "m", Spent(1)) == 0.0  # no tokens cost nothing anywhere
 
 
 def test_a_reply_without_usage_is_never_free() -> None:
@@ -123,6 +136,63 @@ def test_roots_are_not_sub_calls() -> None:
     assert run(model.complete(request(role="root"))).cost_usd == 0.0
 
 
+def test_turns_of_child_runs_count_like_sub_calls() -> None:
+    """The cap is on all that happens below the root's own turns, at any depth; a child's last turn is no exception."""
+    ledger = Ledger(Caps(subcalls=3), {"m": FREE})
+    model = Budgeted(FakeModel(lambda r: completion(r, Usage(1, 1))), ledger)
+    below = [request(role="root", span=Span((1,))), request(span=Span((1, 2))), request(role="final", span=Span((1,)))]
+    for one in (request(role="root"), *below):
+        run(model.complete(one))
+    for one in (*below, request()):
+        with pytest.raises(LimitError, match="3 sub-calls"):
+            run(model.complete(one))
+    run(model.complete(request(role="final")))
+    assert (ledger.totals().calls, ledger.totals().calls.below) == (Calls(root=4, sub=1, children=2), 3)
+
+
+def test_a_provider_that_takes_more_than_was_asked_is_booked_and_kept_at_a_distance() -> None:
+    """It ignores max_tokens, four times over. The truth is booked, the person is told once, its later calls reserve as
+    much more, and beyond the cap nothing goes out."""
+    warned: list[str] = []
+    inner = FakeModel(lambda r: completion(r, Usage(10, 4_096)))
+    price = per_million(0.0, 10.0)
+    ledger = Ledger(Caps(usd=0.10), {"m": price})
+    model = Budgeted(inner, ledger, warn=warned.append)
+    with pytest.raises(LimitError):
+        for number in range(10):
+            run(model.complete(request(call=f"c{number}", max_output=1_024)))
+    assert (len(inner.requests), len(warned)) == (2, 1)  # 0.041 each: a third could take the total to 0.123
+    assert "m billed more than it was asked for: 4,106 tokens" in warned[0]
+    assert ledger.totals().cost.usd == pytest.approx(2 * price.cost(Usage(10, 4_096)))
+    honest = FakeModel(lambda r: completion(r, Usage(10, r.max_output or 0)))
+    model = Budgeted(honest, Ledger(Caps(usd=0.10), {"m": price}), warn=warned.append)
+    with pytest.raises(LimitError):
+        for number in range(10):
+            run(model.complete(request(call=f"c{number}", max_output=1_024)))
+    assert (len(honest.requests), len(warned)) == (9, 1)
+
+
+def test_attempts_are_priced_one_by_one() -> None:
+    """Two attempts of 700 tokens are not one of 1,400, whose price would be another; the event says what was booked."""
+    price = Price(1e-6, 1e-5, above=1000, long=Price(2e-6, 3e-5))
+    emit, ledger = Recorder(), Ledger(Caps(), {"m": price})
+
+    async def twice(one: Request) -> Completion:
+        assert ledger.extend(one.call, Usage(700, 0))
+        if one.messages[0].content == "fail":
+            error = TransientError("reset")
+            note_spent(error, Spent(2, Usage(1400, 0)))
+            raise error
+        return Completion("x", Usage(1400, 10), "m", attempts=2)
+
+    model = Reported(Budgeted(FakeModel(twice), ledger), emit, ledger)
+    run(model.complete(request(call="c1")))
+    with pytest.raises(TransientError):
+        run(model.complete(request("m", "fail", call="c2")))
+    assert [event.cost_usd for event in emit.of(CallFinished)] == [pytest.approx(1.5e-3), pytest.approx(1.4e-3)]
+    assert ledger.totals().cost.usd == pytest.approx(2.9e-3)
+
+
 def test_near_the_cap_output_is_shortened() -> None:
     """A root that could only pay for half of its usual output asks for that half, not for nothing."""
     inner = FakeModel(lambda r: completion(r, Usage(10, 10)))
@@ -169,6 +239,40 @@ def test_a_call_whose_turn_comes_late_is_shortened_again() -> None:
     run(work())
     limits = [sent.max_output or 0 for sent in inner.requests]
     assert limits == [pytest.approx(2_000 - 2 * i, abs=1) for i in range(10)]
+
+
+CENTS = st.integers(1, 500).map(lambda hundredths: hundredths / 100)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    usd=st.integers(5, 100).map(lambda thousandths: thousandths / 1000),
+    given_price=CENTS,
+    made_price=CENTS,
+    over=st.sampled_from([1.0, 1.7]),
+    used=st.lists(st.tuples(st.integers(1, 900), st.integers(0, 300)), max_size=30),
+    prompt=st.integers(1, 1_000),
+)
+def test_what_can_be_paid_for_is_not_refused(
+    usd: float, given_price: float, made_price: float, over: float, used: list[tuple[int, int]], prompt: int
+) -> None:
+    """Prices and caps are round figures, so what is left is often exactly a whole number of tokens: rounding must not
+    refuse the call that was shortened to just that. A call is refused only when its least output does not fit; also
+    when its model has billed more than it was asked for."""
+    price = per_million(given_price, made_price)
+    ledger = Ledger(Caps(usd=usd), {"m": price})
+    for number, (given_tokens, made) in enumerate(used):
+        ledger.settle(f"s{number}", "sub", "m", Spent(1, Usage(given_tokens, made)))
+    ledger._excess["m"] = over
+    inner = FakeModel(lambda one: completion(one, Usage(1, 1)))
+    asked = request(prompt="x" * prompt, max_output=1_000_000)
+    least = price.at_most(upper_bound(asked.messages) + 1, 1_024 + 1) * over
+    try:
+        run(Budgeted(inner, ledger).complete(asked))
+    except LimitError:
+        assert least > usd * (1 - 1e-9) - ledger.totals().cost.usd
+    else:
+        assert inner.requests[0].max_output
 
 
 def test_the_final_turn_has_a_reserve_of_its_own() -> None:
@@ -337,6 +441,27 @@ def test_a_price_given_by_the_user_fills_what_is_unknown() -> None:
     own = per_million(3, 4)
     assert pricing([KNOWN, UNKNOWN], Caps(), usd_is_explicit=True, override=own).prices == {"k": PRICE, "u": own}
     assert pricing([KNOWN], Caps(), usd_is_explicit=True, override=own).prices == {"k": own}
+
+
+def test_models_that_only_the_code_may_ask_follow() -> None:
+    """--price prices an alias without a price, and does not make a known one dearer. Without --price such an alias is
+    left out under a dollar cap, and the note says so, by its name; where dollars are not capped it may be asked."""
+    own, other, none = per_million(3, 4), Facts("o", price=FREE), Facts("n")
+    rest = {"cheap": other, "new": none, "known": KNOWN, "newer": none}
+    assert pricing([UNKNOWN], Caps(), usd_is_explicit=True, override=own, others=rest).prices == {
+        "u": own, "o": FREE, "n": own, "k": PRICE,
+    }  # fmt: skip
+    assert pricing([KNOWN], Caps(), usd_is_explicit=True, override=own, others=rest).prices == {
+        "k": own, "o": FREE, "n": own,
+    }  # fmt: skip
+    left_out = pricing([KNOWN], Caps(), usd_is_explicit=True, others=rest)
+    assert (left_out.prices, left_out.caps.usd) == ({"k": PRICE, "o": FREE}, 1.0)
+    assert left_out.note == "price of new (n), newer (n) unknown: not offered to the code"
+    assert pricing([UNKNOWN], Caps(), usd_is_explicit=False, others=rest).note.startswith("price of u unknown: dollars")
+    assert (
+        pricing([KNOWN], Caps(usd=None), usd_is_explicit=True, others=rest).note
+        == "price of new (n), newer (n) unknown"
+    )
 
 
 def test_without_a_cap_an_unknown_price_is_only_noted() -> None:

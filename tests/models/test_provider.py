@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
 
 from rlm_cli.errors import AuthError, ProviderError, RlmError, TransientError
 from rlm_cli.events import Usage
-from rlm_cli.models import Completion, Message, Request, Spent, spent_by
+from rlm_cli.models import Completion, Message, Request, Spent, spent_by, turnstile
 from rlm_cli.models.provider import (
     COUNT_WHOLE,
     LiteLLMProvider,
@@ -118,7 +119,7 @@ def test_a_cut_stream_is_closed_at_once(server: LoopbackServer) -> None:
 
     async def work() -> Completion:
         provider = LiteLLMProvider(options(server))
-        one = request("openai/root/lazy/endless", role="root", cut=cut)
+        one = request("openai/root/lazy/endless", role="root", cut=lambda: cut)
         completion = await provider.complete(one, pieces.append)
         await asyncio.to_thread(server.wait, lambda log: log[0].cancelled)
         await provider.close()
@@ -224,6 +225,14 @@ def test_a_reset_half_way_says_what_it_cost(server: LoopbackServer) -> None:
     assert 0 < spent.usage.output < count_tokens(server.requests[0].reply)
 
 
+def test_a_whole_reply_that_breaks_off_may_be_billed(server: LoopbackServer) -> None:
+    """It was made, though nobody has it: its prompt is booked, estimated. A connection that died before any of a reply
+    came costs nothing that anybody could know of."""
+    cut, unheard = (spent_by(failure(server, f"sub/e00/{fault}")) for fault in ("drop", "reset"))
+    assert (cut.attempts, cut.usage.input > 0, cut.usage.estimated) == (1, True, True)
+    assert (unheard.attempts, unheard.usage.total) == (1, 0)
+
+
 def test_a_hanging_provider_times_out(server: LoopbackServer) -> None:
     """The timeout is a `TransientError` that carries the input's tokens."""
     error = failure(server, "sub/hang", timeout_s=0.2)
@@ -237,10 +246,92 @@ def test_a_slow_stream_does_not_time_out_while_it_flows(server: LoopbackServer) 
     assert len(completion.text) == 32 * 12
 
 
+def test_a_stream_that_never_ends_is_ended(server: LoopbackServer) -> None:
+    """Piece after piece for ever: no silence is too long, the whole is. What came is on the call's account, and the
+    message names the setting."""
+
+    async def work() -> TransientError:
+        provider = LiteLLMProvider(options(server, timeout_s=60.0, reply_s=4.0))
+        await provider.complete(
+            request("openai/root/lazy", role="root")
+        )  # so that four seconds see some pieces; after 100 equal ones LiteLLM gives up
+        with pytest.raises(TransientError) as caught:
+            await provider.complete(request("openai/root/lazy/endless/drip100", role="root"))
+        await provider.close()
+        return caught.value
+
+    error = run(work())
+    assert (error.code, "still writing after 4 s" in error.message) == ("timeout", True)
+    assert "api.reply_timeout" in error.hint
+    assert spent_by(error).usage.output > 0
+    server.wait(lambda log: log[1].cancelled)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")  # the provider does so for users
+def test_what_was_cancelled_before_it_left_is_no_request(server: LoopbackServer) -> None:
+    """Batches are cancelled at any moment, also while their requests are being made: the requests that the calls say
+    they sent are those that the server saw. (Once it is known that this provider's can be seen when they leave.)"""
+    attempts: list[int] = []
+
+    async def call(provider: LiteLLMProvider, number: int) -> None:
+        try:
+            done = await provider.complete(request("openai/sub/e00/lat30", f"item c{number}: x"))
+        except asyncio.CancelledError as stop:
+            attempts.append(spent_by(stop).attempts)
+            raise
+        attempts.append(done.attempts)
+
+    async def work() -> None:
+        provider = LiteLLMProvider(options(server))
+        await call(provider, 0)
+        for turns in range(1, 40, 3):
+            tasks = [asyncio.create_task(call(provider, turns * 100 + i)) for i in range(8)]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        await provider.close()
+
+    run(work())
+    gc.collect()  # LiteLLM's coroutines that were made and not begun
+    server.wait(lambda log: len(log) >= sum(attempts) and all(entry.finished for entry in log))  # it may be behind
+    assert len(attempts) == 1 + 13 * 8
+    assert sum(attempts) == len(server.requests)
+    assert 0 < attempts.count(0) < len(attempts)
+
+
+def test_a_request_on_its_way_makes_room_for_the_next(server: LoopbackServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two are made ready at a time, and all are in flight together: a place is free as soon as its request is made,
+    not when its reply has come (nobody else frees one here for an hour)."""
+    monkeypatch.setattr(turnstile, "LONGEST_S", 3600.0)
+
+    async def work() -> None:
+        provider = LiteLLMProvider(options(server))
+        await provider.complete(request("openai/sub/e00"))
+        tasks = [asyncio.create_task(provider.complete(request("openai/sub/hang"))) for _ in range(12)]
+        await asyncio.to_thread(server.wait, lambda log: len(log) == 1 + 12)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await provider.close()
+
+    run(work())
+    server.wait(lambda log: all(entry.finished or entry.cancelled for entry in log))
+
+
 def test_a_reply_may_be_empty_or_huge(server: LoopbackServer) -> None:
     """0 bytes and 2 MB both come through whole."""
     empty, huge = ask(server, request("openai/sub/empty"), request("openai/sub/huge2mb"))
     assert (empty.text, len(huge.text) > 2 * 2**20) == ("", True)
+
+
+def test_a_reply_may_repeat_itself(server: LoopbackServer) -> None:
+    """Hundreds of equal pieces in a row are a reply like any other, not an error that is tried again."""
+    rule = "-" * 6_000
+    server.policies["rule"] = lambda turn: rule
+    [completion] = ask(server, request("openai/root/rule", role="root"))
+    assert (completion.text, completion.attempts, len(server.requests)) == (rule, 1, 1)
 
 
 def test_options_go_into_every_request(server: LoopbackServer) -> None:

@@ -68,7 +68,7 @@ def test_an_error_line_is_used_up() -> None:
 def test_streaming_and_cutting_agree(text: str, end: int) -> None:
     """The pieces shown add up to the text returned, cut or not."""
     pieces: list[str] = []
-    one = request(role="root", cut=lambda seen: end if len(seen) > end else None)
+    one = request(role="root", cut=lambda: lambda seen: end if len(seen) > end else None)
     done = run(ScriptedModel([Line(text.replace("{prompt}", ""))]).complete(one, pieces.append))
     whole = text.replace("{prompt}", "")
     assert done.text == (whole[:end] if done.finish == "cut" else whole)
@@ -98,6 +98,15 @@ def test_bad_lines_are_named(line: str, problem: str) -> None:
         parse_line(line, "a.jsonl:3")
     assert caught.value.message.startswith("a.jsonl:3: ")
     assert problem in caught.value.message
+
+
+@pytest.mark.parametrize(("name", "why"), [("none.jsonl", "No such file or directory"), ("latin.jsonl", "not UTF-8")])
+def test_a_script_that_cannot_be_read_is_named_once(tmp_path: Path, name: str, why: str) -> None:
+    """Its path, the reason, and how one is named."""
+    (tmp_path / "latin.jsonl").write_bytes(b"\xff")
+    with pytest.raises(UsageError, match=why) as caught:
+        ScriptedModel.load(tmp_path / name)
+    assert (caught.value.message.count(name), caught.value.hint[:11]) == (1, "-m scripted")
 
 
 @given(

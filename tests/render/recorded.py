@@ -93,13 +93,15 @@ class Recorder:
             self.emit(CallRetried(f"r{step}", 1, 5, 2.0, retry))
         for at in range(0, len(reply), 40):
             self.emit(ModelText(step, reply[at : at + 40]), after=0.1)
-        self._finish("root", f"r{step}", Usage(5000, 200), 0.0061, step)
+        self._finish("root", f"r{step}", Usage(5000, 200, cached=3000), 0.0061, step)
         self.emit(CodeWritten(step, reply, code))
 
-    def sub_calls(self, step: int, count: int, *, failing: tuple[int, ...] = ()) -> None:
+    def sub_calls(self, step: int, count: int, *, failing: tuple[int, ...] = (), retried: tuple[int, ...] = ()) -> None:
         """All start at once, as the kernel sends a batch; each takes a tenth of a second."""
         for number in range(count):
             self.emit(CallStarted(f"s{step}.{number}", "sub", "acme/sub-1", f"List\n{HOSTILE}", 60_000, step))
+        for number in retried:
+            self.emit(CallRetried(f"s{step}.{number}", 1, 5, 8.0, "rate limited"))
         for number in range(count):
             self.now += 0.1
             self._finish("sub", f"s{step}.{number}", Usage(780, 20), 0.0003, step, failed=number in failing)
@@ -107,7 +109,8 @@ class Recorder:
     def _finish(self, role: str, call: str, usage: Usage, usd: float, step: int, *, failed: bool = False) -> None:
         root, sub = (usage, Usage()) if role == "root" else (Usage(), usage)
         before = self._usage
-        self._usage = RoleUsage(before.root + root, before.sub + sub, before.total + usage)
+        by_model = {**before.by_model, f"acme/{role}-1": before.by_model.get(f"acme/{role}-1", Usage()) + usage}
+        self._usage = RoleUsage(before.root + root, before.sub + sub, before.total + usage, by_model)
         self._calls = Calls(self._calls.root + (role == "root"), self._calls.sub + (role == "sub"), self._calls.retries)
         self._usd += usd
         error = ErrorInfo("provider_unavailable", "503" + HOSTILE) if failed else None
@@ -158,9 +161,7 @@ def _look(run: Recorder) -> None:
 
 def _fan_out(run: Recorder) -> None:
     run.ask(2, f"I send each piece to a sub-model.\n{HOSTILE}", ASK)
-    run.emit(CallRetried("s2.3", 1, 5, 8.0, "rate limited"))
-    run.emit(CallRetried("s2.4", 1, 5, 8.0, "rate limited"))
-    run.sub_calls(2, 40, failing=(7, 21))
+    run.sub_calls(2, 40, failing=(7, 21), retried=(3, 4))
     run.output(2, "38 ok\n")
     run.emit(StepFinished(2, "ok", 9.3, 5.1, "..."))
 

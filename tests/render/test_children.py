@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from rlm_cli.events import (
+    CallFinished,
+    Calls,
     ChildFinished,
     ChildStarted,
     CodeWritten,
+    Cost,
     Event,
     LimitReached,
     Record,
+    RoleUsage,
     Span,
     StepFinished,
     StepStarted,
+    Totals,
+    Usage,
 )
 from rlm_cli.render.live import LiveView
 from rlm_cli.render.look import Look
@@ -97,3 +104,27 @@ def plain_lines() -> list[str]:
     for record in RECORDS:
         view(record)
     return out.getvalue().splitlines()
+
+
+def test_the_cost_of_a_tree_says_what_was_whose() -> None:
+    """Turns of child runs, replies that were not asked for again and what they would have cost, tokens by model;
+    records of before there were such still show."""
+    by_model = {"a": Usage(900, 10, cached=450), "b": Usage(100, 5)}
+    usage = RoleUsage(by_model["a"], by_model["b"], Usage(1000, 15, cached=450), by_model)
+    calls, cost = Calls(root=7, sub=3, retries=1, cached=12, children=6), Cost(0.03, True, {"a": 0.02, "b": 0.01}, 0.5)
+    finished = CallFinished("s1", "sub", "b", Usage(100, 5), 0.01, 1.0, 1, Totals(calls, usage, cost, 1.0))
+    old = replace(finished, totals=Totals(Calls(1, 0), RoleUsage(), Cost(0.02, True, {"a": 0.02}), None))
+
+    def shown(event: Event) -> list[str]:
+        return [line.plain for line in show([Record(0, 1e9, Span(), event)], ShowOptions(("cost",)))]
+
+    lines = shown(finished)
+    assert "6 of the root calls were turns of child runs" in lines
+    assert "12 from cache (saved $0.5000)" in lines
+    assert [line.split() for line in lines if line.startswith(("a ", "b "))] == [
+        ["a", "900", "450", "10", "$0.0200"],
+        ["b", "100", "0", "5", "$0.0100"],
+    ]
+    assert lines[-1].endswith("(45 % cached)")
+    assert [line.split() for line in shown(old) if line.startswith("a ")] == [["a", "?", "?", "?", "$0.0200"]]
+    assert not any("%" in line or "child" in line for line in shown(old))

@@ -113,6 +113,7 @@ def test_ordinary_text_is_left_alone(text: str) -> None:
         ("ab\b\bcd", "ab\\x08\\x08cd"),
         ("\u202egnp", "\\u202egnp"),
         ("\U000e0041", "\\U000e0041"),
+        ("\U00013430\U00013438\u06dd", "\\U00013430\\U00013438\u06dd"),
         ("a" + "\u0300" * 6, "a" + "\u0300" * 4 + "\\u0300\\u0300"),
     ],
 )

@@ -17,6 +17,7 @@ from rlm_cli.events import (
     CallStarted,
     Cost,
     ErrorInfo,
+    ItemsDone,
     ModelText,
     Record,
     Span,
@@ -85,6 +86,12 @@ def test_the_region_counts_sub_calls() -> None:
         "  sub-calls ██░░░░░░░░░░░░░░░░░░ 2/20 · 1 failed · 8 in flight",
         "⠙ step 2 · waiting for sub-calls · 5.2 k tokens · $0.0061 / $1.00 · 0:02",
     ]
+    run.emit(ItemsDone(2, 750, None))
+    view.tick()
+    assert bottom(screen, 2)[0] == "  sub-calls ██░░░░░░░░░░░░░░░░░░ 2/20 · 750 items · 1 failed · 8 in flight"
+    run.emit(ItemsDone(2, 1_000, 2_000))
+    view.tick()
+    assert bottom(screen, 2)[0] == "  items ██████████░░░░░░░░░░ 1,000/2,000 · 1 failed · 8 in flight"
 
 
 @pytest.mark.parametrize("width", [24, 40, 60, 80, 120])

@@ -9,7 +9,8 @@ import pytest
 
 import rlm_cli
 from rlm_cli.sandbox.client import BootFacts
-from rlm_cli.sandbox.profile import Profile, environment, wrong_facts
+from rlm_cli.sandbox.frames import WorkerFacts
+from rlm_cli.sandbox.profile import Profile, environment, wrong_facts, wrong_worker
 
 LOCKED = BootFacts(
     version=1,
@@ -29,6 +30,8 @@ LOCKED = BootFacts(
     machine="x86_64",
 )
 
+CONFINED = WorkerFacts(seccomp=2, filtered=True, landlock=7, no_new_privs=True)
+
 
 def test_a_locked_container_passes() -> None:
     """Nothing is wrong, and memory rounded down to a page is not wrong either."""
@@ -42,7 +45,6 @@ def test_a_locked_container_passes() -> None:
         ({"uid": 0}, "its user is root"),
         ({"cap_eff": 0x20}, "CapEff 0x20"),
         ({"no_new_privs": False}, "may gain privileges"),
-        ({"seccomp": 0}, "Seccomp is 0, not 2"),
         ({"memory_limit": None}, "memory is not limited"),
         ({"memory_limit": 2**40}, "memory is limited to"),
         ({"pids_limit": None}, "the number of processes is not limited"),
@@ -51,11 +53,34 @@ def test_a_locked_container_passes() -> None:
         ({"interfaces": ()}, "it has a network"),
         ({"root_writable": True}, "root file system can be written"),
         ({"in_writable": True}, "/in) can be written"),
+        ({"dumpable": True}, "supervisor can be looked into"),
     ],
 )
 def test_each_wrong_fact_is_named_alone(change: dict[str, object], phrase: str) -> None:
     """A person learns which lock does not hold."""
     wrong = wrong_facts(replace(LOCKED, **change), Profile())  # type: ignore[arg-type]
+    assert (len(wrong), phrase in wrong[0]) == (1, True)
+
+
+def test_a_confined_worker_passes() -> None:
+    """Also without Landlock, which old kernels lack; and on a machine that we have no filter for, by the engine's."""
+    bare = replace(CONFINED, landlock=0)
+    elsewhere = replace(bare, filtered=False)
+    assert (wrong_worker(CONFINED, "x86_64"), wrong_worker(bare, "aarch64")) == ((), ())
+    assert (wrong_worker(elsewhere, "riscv64"), len(wrong_worker(elsewhere, "x86_64"))) == ((), 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "phrase"),
+    [
+        ({"no_new_privs": False}, "its worker may gain privileges"),
+        ({"seccomp": 0, "filtered": False}, "no system call filter is active (Seccomp is 0, not 2)"),
+        ({"filtered": False, "failures": ("seccomp: No",)}, "its own system call filter is not active (seccomp: No)"),
+    ],
+)
+def test_what_is_wrong_with_a_worker_is_named(change: dict[str, object], phrase: str) -> None:
+    """With what the system said, where it refused."""
+    wrong = wrong_worker(replace(CONFINED, **change), "x86_64")  # type: ignore[arg-type]
     assert (len(wrong), phrase in wrong[0]) == (1, True)
 
 

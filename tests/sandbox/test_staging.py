@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm_cli.errors import InputError
+from rlm_cli.in_place import is_at
 from rlm_cli.sandbox import Slice, first_byte, staging
 from rlm_cli.sandbox.changes import Changes, changes_since
 from rlm_cli.sandbox.staging import (
@@ -215,6 +216,54 @@ def test_special_files_are_refused_without_hanging(tmp_path: Path) -> None:
         stage([Doc("pipe", tmp_path / "pipe", 0)], tmp_path)
 
 
+@pytest.mark.parametrize("count", [1, MAX_MOUNTS + 1], ids=["mounted", "packed"])
+@pytest.mark.parametrize("above", [False, True], ids=["the file", "a folder above it"])
+def test_a_link_put_in_place_of_what_was_listed_is_not_followed(tmp_path: Path, above: bool, count: int) -> None:
+    """Somebody else may write in the folder: what the link leads to is as long, and for the person alone."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "listed").mkdir()
+    write(tmp_path / "home", "0", b"secret", 0o600)
+    docs = [write(tmp_path / "listed", str(number), b"listed") for number in range(count)]
+    if above:
+        (tmp_path / "listed").rename(tmp_path / "away")
+        (tmp_path / "listed").symlink_to(tmp_path / "home")
+    else:
+        docs[0].path.unlink()
+        docs[0].path.symlink_to(tmp_path / "home" / "0")
+    with pytest.raises(InputError, match="a symbolic link was put in its place") as caught:
+        stage(docs, tmp_path)
+    assert caught.value.code == "input_changed"
+
+
+def test_a_copy_is_open_to_others_in_a_folder_that_is_not(tmp_path: Path) -> None:
+    """The container's user must read it; on the host nobody else gets there, and while it is written neither."""
+    documents = [write(tmp_path, str(number), b"x") for number in range(MAX_MOUNTS + 1)]
+    during: list[list[int]] = []
+
+    def look() -> bool:
+        during.append(modes(tmp_path))
+        return False
+
+    staged = stage(documents, tmp_path, cancelled=look)
+    assert staged.folder is not None
+    assert (during[0], modes(tmp_path)) == ([0o700, 0o600], [0o700, 0o644])
+
+
+def modes(folder: Path) -> list[int]:
+    """Of the private folder in it, and of the copy."""
+    (home,) = folder.glob("rlm-stage-*")
+    return [path.stat().st_mode & 0o777 for path in (home, home / "pack")]
+
+
+def test_a_file_replaced_by_its_owner_is_read(tmp_path: Path) -> None:
+    """Editors and programs replace a file as a whole, also while it is being opened."""
+    doc = write(tmp_path, "state", b"old")
+    write(tmp_path, "new", b"new").path.rename(doc.path)
+    with staging.opened(doc) as fd:
+        doc.path.unlink()
+        assert (os.read(fd, 9), is_at(fd, str(doc.path)), is_at(fd, str(tmp_path / "new"))) == (b"new", True, False)
+
+
 def test_two_documents_of_one_name_are_refused(tmp_path: Path) -> None:
     """One of them would be lost silently in the mapping."""
     doc = write(tmp_path, "same", b"1")
@@ -236,7 +285,7 @@ def test_a_full_disk_is_said_in_words(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
     try:
-        with pytest.raises(InputError, match=f"could not be copied to {tmp_path}") as caught:
+        with pytest.raises(InputError, match=f"a copy of the input could not be kept in {tmp_path}") as caught:
             stage(docs, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -18,11 +18,11 @@ import pytest
 
 from rlm_cli.errors import SandboxError
 from rlm_cli.sandbox import SandboxOptions
-from rlm_cli.sandbox.container import ContainerSpec, Engine
+from rlm_cli.sandbox.container import ContainerSpec, Engine, is_forwarded
 from rlm_cli.sandbox.docker_sandbox import DockerSandbox
 from rlm_cli.sandbox.image import Image
 from rlm_cli.sandbox.owner import Owner
-from tests.sandbox.proxy import tcp_engine
+from tests.sandbox.proxy import forwarded_engine, tcp_engine
 from tests.sandbox.test_container import MIB, ROOT, Doc, NoModels, opened, printed, run, write
 
 pytestmark = pytest.mark.docker
@@ -102,6 +102,27 @@ async def digest(sandbox: DockerSandbox) -> str:
 
 
 # -- the ways in
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says who listens at a socket")
+def test_a_socket_that_ssh_forwards_is_a_remote_engines(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the hint of `engine_ssh` has it: the path of a mount would be one of another machine. The same relay under
+    another name is a local engine."""
+    doc = latin(tmp_path, 100)
+    engine.api()
+    with forwarded_engine(engine.socket_path, tmp_path) as near:
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{near}")
+
+        async def test() -> None:
+            async with streamed([doc], Engine(), SMALL) as (sandbox, notes):
+                assert (sandbox.info.input, notes) == ("memory", [NOTE])
+                assert await digest(sandbox) == hashlib.sha256(doc.path.read_bytes()).hexdigest()
+
+        run(test())
+    with forwarded_engine(engine.socket_path, tmp_path, "relay") as near:
+        assert (is_forwarded(near), is_forwarded(engine.socket_path), is_forwarded("/nowhere")) == (False, False, False)
 
 
 @pytest.mark.parametrize(("size", "place"), [(3 * MIB, "memory"), (20 * MIB, "volume")])

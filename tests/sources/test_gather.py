@@ -461,6 +461,15 @@ def test_what_two_sources_share_is_read_once(here: Path) -> None:
     assert (names(corpus), counts(corpus)) == ([".env", "t/a"], {"binary": 1})
 
 
+def test_what_is_walked_and_named_is_read_once(here: Path) -> None:
+    """One document with one name, and its bytes counted once."""
+    plant(here / "t", {"a": "x", "d/b": "yy"})
+    for sources in (["t", "t/a", "t/d"], ["t/d", "t/a", "t"]):
+        corpus = collect(sources)
+        assert sorted(document.path.name for document in corpus.documents) == ["a", "b"]
+        assert (corpus.facts.files, corpus.facts.bytes) == (2, 3)
+
+
 # -- facts, limits, errors ------------------------------------------------------------------------------------------
 
 

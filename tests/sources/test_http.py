@@ -19,9 +19,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlm_cli.disk import Room
 from rlm_cli.errors import InputError
 from rlm_cli.sources.http import Errand, Fetched, Patience, Progress, fetch
-from rlm_cli.sources.room import Room
 from rlm_cli.sources.urls import LONGEST_NAME, name_parts, shown
 
 from .web import TAG, Page, Reply, Web, closed_port, deaf_server, entity

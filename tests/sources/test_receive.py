@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pytest
 
+from rlm_cli.disk import LEFT, LOOK_EVERY, MOST_LEFT, UNCHECKED, Room
 from rlm_cli.errors import InputError
 from rlm_cli.sources import DEFAULT_OPTIONS, Corpus, SourceOptions
 from rlm_cli.sources.gather import collect
 from rlm_cli.sources.receive import Listener, Places, receive
-from rlm_cli.sources.room import LEFT, LOOK_EVERY, MOST_LEFT, UNCHECKED, Room
 from rlm_cli.sources.stdin import Watch, spool_pipe, spool_stdin
 from rlm_cli.sources.summary import stored, stored_words, summary_line
 
@@ -200,6 +200,7 @@ def test_max_input_holds_for_all_that_is_received(here: Path, places: Places) ->
         (b"PK is how it begins", {"stdin": b"PK is how it begins"}),
         (b"\x5d\0\0text all the same", {"stdin": b"\x5d\0\0text all the same"}),
     ],
+    ids=["gzip", "two gzips", "tar", "zip", "like a zip", "like lzma"],  # gzip has the time in it
 )
 def test_stdin_is_opened_by_its_first_bytes(
     here: Path, places: Places, data: bytes, expected: dict[str, bytes]

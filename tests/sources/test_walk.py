@@ -202,6 +202,26 @@ def test_files_that_vanish_and_change_meanwhile(here: Path) -> None:
     assert len(corpus.documents) == 599
 
 
+def test_links_put_in_place_of_what_was_listed(here: Path) -> None:
+    """A file, and a folder above what was found, become links while the walk is on: neither is followed. What a person
+    named, and what -L follows, is."""
+    plant(here, {f"t/{number:04}": "x" for number in range(600)})
+    plant(here, {"t/zz/key": "x", "home/key": "secret", "home/.ssh/key": "secret"})
+
+    def meddle(files: int, _: int) -> None:
+        if files == 256:
+            (here / "t/0400").unlink()
+            (here / "t/0400").symlink_to(here / "home/key")
+            shutil.rmtree(here / "t/zz")
+            (here / "t/zz").symlink_to(here / "home/.ssh")
+
+    corpus = collect(["t"], on_progress=meddle)
+    swapped = ("special", "a symbolic link that was put in its place")
+    assert reasons(corpus) == {"t/0400": swapped, "t/zz/": swapped}
+    assert taken(collect(["t/0400"])) == {"0400"}
+    assert {"0400", "zz/key"} <= taken(collect(["t"], SourceOptions(follow=True)))
+
+
 # -- against an oracle ----------------------------------------------------------------------------------------------
 
 NAMES = st.sampled_from(["a", "b", ".h", "c.log", "d.tmp", "new\nline", ".git", "é"])

@@ -42,10 +42,11 @@ def _reply(request: Request) -> str:
 
 async def _stream(text: str, request: Request, on_text: OnText | None) -> tuple[str, Finish]:
     """`text` as far as `request.cut` lets it come, handed out piece by piece."""
+    cutter = request.cut() if request.cut else None
     for end in range(PIECE_CHARS, len(text) + PIECE_CHARS, PIECE_CHARS):
         if on_text:
             on_text(text[end - PIECE_CHARS : end])
-        cut = request.cut(text[:end]) if request.cut else None
+        cut = cutter(text[:end]) if cutter else None
         if cut is not None:
             return text[:cut], "cut"
         await asyncio.sleep(0)

@@ -73,10 +73,12 @@ def read_question(text: str) -> Question:
     phrases = [next(filter(None, groups)).strip().lower() for groups in _QUOTED.findall(text)]
     tokens = _TOKEN.findall(unquoted)
     identifiers = [token.lower() for token in tokens if is_identifier(token)]
-    unit = _counted(unquoted)
+    counted = _counted(unquoted)
+    unit = counted.lower()
     target = () if unit else _target(unquoted)
     plain = [part for token in tokens if not is_identifier(token) for part in re.split(r"[^\w]+", token.lower())]
-    words = [stem(word) for word in plain if len(word) > 1 and word not in STOP_WORDS and stem(word) != stem(unit)]
+    kind_of_thing = "" if counted.isupper() else stem(unit)  # "how many ERROR lines": it stands in them
+    words = [stem(word) for word in plain if len(word) > 1 and word not in STOP_WORDS and stem(word) != kind_of_thing]
     return Question(
         text=text.strip(),
         kind=_kind(unquoted, target, unit),
@@ -110,7 +112,7 @@ def stem(word: str) -> str:
 def _counted(text: str) -> str:
     """The noun after "how many" or "number of"; "" when nothing is to be counted."""
     found = re.search(r"\bhow many\s+(?:of the\s+|different\s+)?(\w+)|\bnumber of\s+(\w+)", text, re.IGNORECASE)
-    return next(filter(None, found.groups())).lower() if found else ""
+    return next(filter(None, found.groups())) if found else ""
 
 
 def _target(text: str) -> tuple[str, ...]:

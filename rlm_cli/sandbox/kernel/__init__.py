@@ -53,10 +53,12 @@ class _Sources:
 def boot(sources: dict[str, str]) -> None:
     """Import the kernel from `sources` (module name -> text) and run its supervisor. Never returns.
 
-    The text under no name says where blobs go that the host will stream before anything runs; without it none come.
+    The text under no name is JSON, what `supervisor.main` is given: `place`, where blobs go that the host will stream
+    before anything runs (without it none come), and `alone`, what `alone.prepare` is given where there is no container.
     """
-    place = sources.pop("", "")
+    settings = sources.pop("", "{}")
     sys.meta_path.insert(0, _Sources(__name__, sources))
     from .supervisor import main
+    from .wire import parse_json
 
-    main(place)
+    main(**parse_json(settings))

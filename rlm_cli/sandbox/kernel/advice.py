@@ -1,7 +1,10 @@
-"""What is added to an error that a cell could not know how to avoid: out of memory, or a Text where C wants a str."""
+"""What is added to an error that a cell could not know how to avoid: out of memory, a Text where C wants a str, or what
+the sandbox does not let it do."""
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from itertools import islice
 
@@ -16,6 +19,14 @@ LARGE = 1 << 20
 """Bytes from which on a variable is worth naming."""
 SAMPLE = 100
 """Items of a container that are measured."""
+REFUSALS = (
+    (os.strerror(errno.EAFNOSUPPORT), "There is no network and there are no sockets here."),
+    (
+        "access permission denied",  # SQLite's words for a lock that fails with EPERM
+        "Files cannot be locked here: use sqlite3.connect(':memory:') or ('file:/tmp/name?nolock=1', uri=True).",
+    ),
+)
+"""Words of an error, and what is added to it."""
 WORDS = ("'Text'", "not Text", "Text found", "got Text", "a Text")
 
 
@@ -25,12 +36,21 @@ def advice(error: BaseException, namespace: Mapping[str, Any], most: int | None)
 
     if isinstance(error, MemoryError) and not isinstance(error, TextTooLarge):
         return out_of_memory(namespace, most)
-    if isinstance(error, TypeError) and any(word in str(error) for word in WORDS):
+    said = words_of(error)
+    if isinstance(error, TypeError) and any(word in said for word in WORDS):
         return (
             "\n[kernel] A Text is read piece by piece and is not a str. Where a str is needed, pass a slice "
             "(context[a:b]), or each line of context.splitlines(), or each piece of context.chunks(100_000)."
         )
-    return ""
+    return next((f"\n[kernel] {told}" for words, told in REFUSALS if words in said), "")
+
+
+def words_of(error: BaseException) -> str:
+    """What an error says; "" when its class is a cell's own and fails at that."""
+    try:
+        return str(error)
+    except BaseException:
+        return ""
 
 
 def out_of_memory(namespace: Mapping[str, Any], most: int | None) -> str:

@@ -39,7 +39,8 @@ SAMPLE = 16
 SCALARS = frozenset((str, int, float, bool, type(None)))
 VIEWS: tuple[Any, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 SIZED: tuple[Any, ...] = (list, tuple, dict, set, frozenset, range, *VIEWS)
-TEMPORARY = "/tmp/"  # noqa: S108 - the one place in the container where a cell can write
+SCRATCH = tuple(os.path.join(place, "") for place in ("/tmp", os.environ.get("HOME") or "/tmp"))  # noqa: S108
+"""Where a cell writes: /tmp in a container, elsewhere a folder that is its home."""
 
 _encode_text = json_encoder.encode_basestring
 
@@ -114,9 +115,9 @@ def joined(items: Iterator[Any], kinds: Any, empty: Any) -> Iterator[Any]:
 
 
 def path_pieces(path: Any) -> Pieces:
-    """A file is its content. A path that names none is a name, which may be the answer; below /tmp it is a mistake."""
+    """A file is its content. A path that names none is a name, which may be the answer; in `SCRATCH` a mistake."""
     name = os.fsdecode(path)
-    if not os.path.isfile(name) and not os.path.abspath(name).startswith(TEMPORARY):
+    if not os.path.isfile(name) and not os.path.abspath(name).startswith(SCRATCH):
         return text_pieces(name)
     return file_pieces(os.open(name, os.O_RDONLY | os.O_NONBLOCK))
 

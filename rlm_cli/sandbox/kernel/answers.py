@@ -19,7 +19,7 @@ _ident = get_ident
 
 
 def parts(pieces: Pieces) -> Iterator[tuple[str, bytes | memoryview]]:
-    """Pieces joined or cut to parts of at most 1 MiB, each as large as it can be without a copy of what is large
+    """Pieces joined or cut to parts of at most `PART_MAX`, each as large as it can be without a copy of what is large
     already. (kind, bytes); at least one."""
     kind, size = "text", 0
     small: list[bytes | memoryview] = []
@@ -65,6 +65,8 @@ class Answers:
         self._lock = Lock()  # the parts of two answers must not mix
         self._sender = 0
         self.cell = 0
+        self.schema = ""
+        """What every answer is checked by, as JSON; the host is told what is wrong, and decides."""
         self._noted: dict[Quote, None] = {}
 
     def note(self, quotes: Iterable[Quote]) -> None:
@@ -84,13 +86,28 @@ class Answers:
             self._sender = _ident()
             try:
                 before = self._packed(evidence)
+                problem = self._problem(value)
                 for number, (kind, part, last) in enumerate(as_sent(value)):
                     fields = {"op": "answer", "cell": self.cell, "kind": kind, "part": number, "last": last}
+                    if last and problem:
+                        fields["problem"] = problem
                     if before:
                         fields, part, before = {**fields, "evidence": len(before)}, before + bytes(part), b""
                     self._link.send(fields, part)
             finally:
                 self._sender = 0
+
+    def _problem(self, value: Any) -> str:
+        """Why it does not satisfy the schema. What is not at hand as a value (a file, a generator) is not looked at."""
+        if not self.schema:
+            return ""
+        from .json_replies import checked
+        from .schemas import Schema
+
+        if not isinstance(value, (str, int, float, list, tuple, dict, type(None))):
+            return ""
+        wrong = checked(value, Schema(wire.parse_json(self.schema)))[1]
+        return f"the value does not satisfy the schema: {wrong}"[: wire.PROBLEM_CHARS] if wrong else ""
 
     def _packed(self, evidence: Iterable[Quote]) -> bytes:
         quotes = [*self._noted, *evidence]

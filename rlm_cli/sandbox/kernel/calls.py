@@ -151,9 +151,11 @@ class Calls:
         """Send prompts and wait for every reply, in order. A failed one is a `FailedCall`."""
         return self._wait(self._start(kind, [(prompt,) for prompt in prompts], model))
 
-    def ask_children(self, prompts: Sequence[str], contexts: Sequence[str]) -> list[Any]:
-        """The same of child runs, each with what it is to work on (see `passing`); an answer may be any value."""
-        return self._wait(self._start("rlm", list(zip(prompts, contexts)), None))  # noqa: B905 - Python 3.9
+    def ask_children(self, prompts: Sequence[str], contexts: Sequence[str], schema: str = "") -> list[Any]:
+        """The same of child runs, each with what it is to work on (see `passing`); an answer may be any value. `schema`
+        is JSON that they are told."""
+        pairs = list(zip(prompts, contexts))  # noqa: B905 - Python 3.9
+        return self._wait(self._start("rlm", pairs, None, schema=schema))
 
     def start(self, prompts: Sequence[str], model: str | None, on_reply: Callable[[int, str], None]) -> Batch:
         """Send prompts to a sub-model and do not wait: `on_reply` is given (index, reply) as each comes, mostly in the
@@ -197,6 +199,10 @@ class Calls:
         text = self._wait(batch)[0]
         return dict(wire.parse_json(text))
 
+    def tell_progress(self, done: int, total: int | None) -> None:
+        """Tell the host how far a helper is, for whoever watches."""
+        self._link.send({"op": "progress", "cell": self.cell, "done": done, "total": total})
+
     # -- out
 
     def _start(
@@ -206,6 +212,7 @@ class Calls:
         model: str | None,
         on_done: Callable[[], None] | None = None,
         on_reply: Callable[[int, str], None] | None = None,
+        schema: str = "",
     ) -> Batch:
         self._check_process()
         if model is not None and (not isinstance(model, str) or len(model) > MODEL_NAME_MAX):
@@ -214,6 +221,8 @@ class Calls:
         batch = Batch(len(prompts))
         batch.on_done, batch.on_reply = on_done, on_reply
         fields = {"op": "call", "cell": self.cell, "kind": kind, "model": model or ""}
+        if schema:
+            fields["schema"] = schema
         # A prompt that is too large splits its batch; then each of the others travels alone.
         spans = list(runs(prompts)) if len(sendable) == len(prompts) else [(i, i + 1) for i in sendable]
         batch.parts = [Part(batch, fields, prompts[start:end], start) for start, end in spans]

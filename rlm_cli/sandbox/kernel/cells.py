@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import linecache
 import sys
+from collections import deque
 from types import ModuleType
 
 from .display import bounded_repr, format_error
@@ -18,9 +20,15 @@ if TYPE_CHECKING:
     from .interrupts import Interrupts
     from .memory import Guard
 
+# Bound now: a cell may rebind what these modules hold, and shares the worker's process.
 _compile = compile
 _eval = eval
+_Expr = ast.Expr
+_Expression = ast.Expression
+ONLY_AST = ast.PyCF_ONLY_AST
 FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+SOURCES_KEPT = 200
+"""Cells whose lines a traceback can still show."""
 CO_COROUTINE = 0x80  # inspect has it, and takes 10 ms to import
 
 SWALLOWED = "KeyboardInterrupt: the cell was interrupted, and caught it; its results may be incomplete"
@@ -29,22 +37,18 @@ SWALLOWED = "KeyboardInterrupt: the cell was interrupted, and caught it; its res
 def new_main() -> ModuleType:
     """The module that cells run in. It is the real `__main__`, so that pickling what a cell defines works."""
     main = ModuleType("__main__")
-    import builtins
-
-    main.__dict__["__builtins__"] = builtins
     sys.modules["__main__"] = main
     return main
 
 
 def compile_cell(source: str, name: str) -> tuple[CodeType | None, CodeType | None]:
     """The statements, and the last expression by itself, where there is one. Raises what `compile` raises."""
-    linecache.cache[name] = (len(source), None, [line + "\n" for line in source.split("\n")], name)
-    tree = _compile(source, name, "exec", ast.PyCF_ONLY_AST | FLAGS, True)
+    tree = _compile(source, name, "exec", ONLY_AST | FLAGS, True)
     last = None
     final = tree.body[-1] if tree.body else None
-    if isinstance(final, ast.Expr):
+    if isinstance(final, _Expr):
         tree.body.pop()
-        last = _compile(ast.Expression(final.value), name, "eval", FLAGS, True)
+        last = _compile(_Expression(final.value), name, "eval", FLAGS, True)
     body = _compile(tree, name, "exec", FLAGS, True) if tree.body else None
     return body, last
 
@@ -80,18 +84,43 @@ class Loop:
             loop.close()
 
 
+class Builtins:
+    """What every cell finds under the names of the builtins. A cell that breaks `print` breaks it for itself, and does
+    not break the standard library's part in telling how it ended."""
+
+    def __init__(self) -> None:
+        self._module = builtins
+        self._names = builtins.__dict__
+        self._originals = dict(self._names)
+
+    def restore(self, namespace: dict[str, Any]) -> None:
+        """Put back what was changed or deleted, and say so."""
+        namespace["__builtins__"] = self._module
+        names = self._names
+        changed = [name for name, value in self._originals.items() if names.get(name) is not value]
+        if changed:
+            names.update(self._originals)
+            try:
+                sys.stderr.write(f"[kernel] changed builtins were put back: {', '.join(changed[:20])}\n")
+            except Exception:  # a cell may have closed or replaced it
+                pass
+
+
 class Cells:
     """Runs cells one after the other in one namespace."""
 
     def __init__(self, interrupts: Interrupts, guard: Guard) -> None:
         self._interrupts = interrupts
         self._guard = guard
+        self._sources: deque[str] = deque()
         self.main = new_main()
         self.namespace = self.main.__dict__
+        self._builtins = Builtins()
 
     def run(self, number: int, source: str) -> tuple[str, str]:
         """(status, traceback): "ok", "error" or "interrupted". Only KeyboardInterrupt between cells escapes."""
         sys.modules["__main__"] = self.main
+        self._builtins.restore(self.namespace)
         try:
             try:
                 self._guard.arm()
@@ -100,6 +129,7 @@ class Cells:
             finally:
                 self._interrupts.disarm()
                 self._guard.disarm()
+                self._builtins.restore(self.namespace)
         except SystemExit as error:
             if error.code not in (None, 0):
                 return self._status("error"), format_error(error)
@@ -118,7 +148,18 @@ class Cells:
         self._guard.disarm()
         return "interrupted" if self._interrupts.count else status
 
+    def _keep(self, name: str, source: str) -> None:
+        """For tracebacks; of a bounded number of cells."""
+        try:
+            linecache.cache[name] = (len(source), None, [line + "\n" for line in source.split("\n")], name)
+            self._sources.append(name)
+            if len(self._sources) > SOURCES_KEPT:
+                linecache.cache.pop(self._sources.popleft(), None)
+        except Exception:  # a cell put something else there: tracebacks lack the lines of the source
+            pass
+
     def _run(self, name: str, source: str) -> None:
+        self._keep(name, source)
         body, last = compile_cell(source, name)
         loop = Loop()
         try:

@@ -533,11 +533,14 @@ def measure(library: Library) -> dict[str, Any]:
     for number in range(0, len(index), step):
         entry = index[number]
         most = None if exact else MEASURE_BYTES // 64
-        text, bad = decode(library.store.read(entry, most), entry.encoding) if entry.size else ("", False)
-        seen += entry.size if most is None else min(entry.size, most)
+        data = library.store.read(entry, most) if entry.size else b""
+        text, bad = decode(data, entry.encoding)
+        seen += len(data)
         chars += len(text)
         lines += count_lines(text)
-        lossy += bad and (most is None or entry.size <= most)
+        # The beginning of a document may end inside of a character, which has four bytes at most.
+        ends = range(1, 4) if bad and len(data) < entry.size else ()
+        lossy += bad and all(decode(data[:-cut], entry.encoding)[1] for cut in ends)
     return {
         "kind": "documents",
         "chars": chars if exact else None,

@@ -32,13 +32,18 @@ TAKES = (
 )
 
 
-def quotes(evidence: Any, context: Any) -> list[Quote]:
-    """Of one item, or of many. Raises `TypeError` for what is no evidence."""
+def quotes(evidence: Any, context: Any, alone: str) -> list[Quote]:
+    """Of one item, or of many; `alone` is the name of the document that `context` is, "" where it is many. Raises
+    `TypeError` for what is no evidence."""
     if evidence is None:
         return []
     single = isinstance(evidence, (str, Mapping, Text)) or hasattr(evidence, "start") or is_tuple_item(evidence)
     items = [evidence] if single else list(islice(evidence, QUOTES_MAX + 1))
-    return [quote(item, None, None, context, f"evidence[{number}]") for number, item in enumerate(items)]
+    return [
+        quote(item, None, None, context, alone, f"evidence[{number}]")
+        for number, item in enumerate(items)
+        if item is not None  # what `cite` gives back: it has noted its quote already
+    ]
 
 
 def is_tuple_item(item: Any) -> bool:
@@ -50,16 +55,16 @@ def is_place(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def quote(item: Any, start: int | None, end: int | None, context: Any, name: str) -> Quote:
+def quote(item: Any, start: int | None, end: int | None, context: Any, alone: str, name: str) -> Quote:
     """What one item quotes; `start` and `end` cut it out of a text or a document."""
     if start is not None or end is not None:
-        return part(item, start or 0, end, context, name)
+        return part(item, start or 0, end, context, alone, name)
     if isinstance(item, Mapping):
         text = item.get("quote", item.get("text"))
         at = item.get("start")
         return made(text, item.get("document"), at if is_place(at) else None, name)
     if is_tuple_item(item):
-        return part(item[0], item[1], item[2], context, name)
+        return part(item[0], item[1], item[2], context, alone, name)
     if isinstance(item, tuple) and len(item) == 2:
         return made(item[1], item[0], None, name)
     place = getattr(item, "start", None)
@@ -69,12 +74,12 @@ def quote(item: Any, start: int | None, end: int | None, context: Any, name: str
     return made(text, getattr(item, "document", ""), place if is_place(place) else None, name)
 
 
-def part(item: Any, start: int, end: int | None, context: Any, name: str) -> Quote:
+def part(item: Any, start: int, end: int | None, context: Any, alone: str, name: str) -> Quote:
     """[start, end) of the document of this name, or of a text."""
     document, text, base = getattr(item, "document", ""), item, getattr(item, "start", 0)
     if isinstance(context, Mapping) and isinstance(item, str) and not document and item in context:
         document, text = item, context[item]
-    elif (item is None or (isinstance(item, str) and not item)) and not isinstance(context, Mapping):
+    elif (item is None or (isinstance(item, str) and item in ("", alone))) and not isinstance(context, Mapping):
         text = context
     if not isinstance(text, (str, Text)) or not is_place(start) or not (end is None or is_place(end)):
         raise TypeError(f"{name}: start and end are offsets in a text or in a document of `context`")

@@ -6,6 +6,7 @@ Limits can be dropped silently by an engine (rootless cgroup v1, old kernels); o
 from __future__ import annotations
 
 import os
+import resource
 import sys
 
 TYPE_CHECKING = False
@@ -58,8 +59,10 @@ def limit(controller: str, v1_file: str, v2_file: str) -> int | None:
 
 
 def memory_limit() -> int | None:
-    """Bytes, or None."""
-    return limit("memory", "memory.limit_in_bytes", "memory.max")
+    """Bytes, or None: of the container, or what no process here can have more of."""
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    found = limit("memory", "memory.limit_in_bytes", "memory.max")
+    return found if hard == resource.RLIM_INFINITY else min(hard, found or hard)
 
 
 class OomCounter:
@@ -104,6 +107,13 @@ def interfaces() -> list[str]:
     return sorted(name for _, name in socket.if_nameindex())
 
 
+def machine() -> str:
+    """The kernel's word for the architecture. A 32-bit program on a 64-bit kernel, which has other system calls, says
+    so."""
+    name = os.uname().machine
+    return name if sys.maxsize > 2**32 else f"{name} (32-bit)"
+
+
 def boot_facts() -> dict[str, Any]:
     """The boot frame, but for what only the supervisor knows."""
     status = status_fields()
@@ -120,5 +130,5 @@ def boot_facts() -> dict[str, Any]:
         "root_writable": writable("/"),
         "in_writable": input_writable(),
         "python": ".".join(map(str, sys.version_info[:3])),
-        "machine": os.uname().machine,
+        "machine": machine(),
     }

@@ -11,9 +11,11 @@ from copy import deepcopy
 from hashlib import blake2b
 from itertools import islice
 from queue import SimpleQueue
+from time import monotonic
 
-from .calls import FailedCall
-from .json_replies import candidates, clipped, why_no_json
+from .calls import FailedCall, SubcallError
+from .json_replies import clipped
+from .json_values import candidates, why_no_json
 from .schemas import Schema
 from .search import Hit
 
@@ -40,6 +42,8 @@ DOWN = 32
 """Calls that fail one after the other: nothing gets through any more."""
 BROKEN = 3
 """Broken replies after which smaller packs are thought of."""
+PAUSE_S = 0.25
+"""Between two words of how far it is."""
 REASON_ROOM = 1_000
 """Characters kept for why items are asked again."""
 BETWEEN = "\n\n"
@@ -139,21 +143,29 @@ class Fanout:
         """Replies to packs of this size."""
         self.stopped = ""
         """Why nothing more is asked."""
+        self._total: int | None = None
+        self._done = 0
+        """Items that have a value, or failed for good."""
+        self._told = monotonic()
 
     def run(self, items: Iterable[Any]) -> list[Any]:
         """A value for each item, in order."""
         before = self._calls.budget()
+        self._total = getattr(items, "__len__", lambda: None)()
         self._room = (before.get("subcall_chars") or PAYLOAD) - len(self._head) - REASON_ROOM
         if self._room < LEAST_ROOM:
             raise ValueError(f"the instruction and the schema ({len(self._head):,} characters) leave no room for items")
         self._source = self._read(items)
         try:
             self._ask_all()
-        except BaseException:
+        except BaseException as error:
             for batch in self._batches:
                 self._calls.abandon(batch)
+            self.stopped = self.stopped or f"map_query ended in {type(error).__name__}"
+            self._mark_the_rest()
             raise
-        self._mark_the_rest(items)
+        self._tell(0.0)
+        self._mark_the_rest()
         self._report(before)
         return self.results
 
@@ -166,6 +178,7 @@ class Fanout:
                 item = Item(index, item_text(given))
             except TypeError as error:
                 self.results.append(FailedCall(str(error)))
+                self._done += 1
                 continue
             size = len(item.text)
             if size > self._room:
@@ -174,6 +187,7 @@ class Fanout:
                     f"the item has {size:,} characters and a prompt has room for {self._room:,}: map over "
                     f"chunks(item, {cut}) instead"
                 ))  # fmt: skip
+                self._done += 1
                 continue
             self.results.append(NOT_ASKED)
             text = item.text.partition(":")[2].encode("utf-8", "surrogatepass")
@@ -186,14 +200,15 @@ class Fanout:
                 self._copies[first] = [index]
             else:
                 self.results[index] = deepcopy(self.results[first])
+                self._done += 1
 
-    def _mark_the_rest(self, items: Any) -> None:
+    def _mark_the_rest(self) -> None:
         """What was not asked says why; so do a list's items that were not even read."""
         if not self.stopped:
             return
         for item in [item for queue in self._queues[1:] for item in queue]:
             self._settle(item, item.failure)
-        unread = len(items) - len(self.results) if hasattr(items, "__len__") else 0
+        unread = (self._total or 0) - len(self.results)
         failed = FailedCall(f"not asked: {self.stopped}")
         self.results += [NOT_ASKED] * max(0, unread)
         self.results = [failed if value is NOT_ASKED else value for value in self.results]
@@ -213,6 +228,14 @@ class Fanout:
             else:
                 self._failed_in_a_row = 0
                 self._on_reply(pack, attempt, reply)
+            self._tell(PAUSE_S)
+
+    def _tell(self, pause: float) -> None:
+        """How far it is, for whoever watches; not for every reply."""
+        now = monotonic()
+        if now - self._told >= pause:
+            self._told = now
+            self._calls.tell_progress(self._done, self._total)
 
     def _send(self) -> None:
         """Half of what may be on its way is sent at a time: a frame for each prompt would be too many frames."""
@@ -273,8 +296,12 @@ class Fanout:
     def _on_failure(self, pack: list[Item], attempt: int, reply: FailedCall) -> None:
         """No reply at all. The host has tried again where that helps; a smaller prompt may fit, or pass a filter."""
         self._failed_in_a_row += 1
-        if not self.stopped and (self._calls.budget().get("limit") or self._failed_in_a_row >= DOWN):
-            self.stopped = reply.error
+        if not self.stopped:
+            limit = self._calls.budget().get("limit")
+            if limit == "depth":
+                raise SubcallError(reply.error)
+            if limit or self._failed_in_a_row >= DOWN:
+                self.stopped = reply.error
         for item in pack:
             item.error, item.reply = reply.error, ""
             if len(pack) == 1:
@@ -313,8 +340,10 @@ class Fanout:
 
     def _settle(self, item: Item, value: Any) -> None:
         self.results[item.index] = value
+        self._done += 1
         for index in self._copies.pop(item.index, ()):
             self.results[index] = deepcopy(value)  # each item's value is its own, to be changed
+            self._done += 1
         if self._until is None or self.stopped or isinstance(value, FailedCall):
             return
         if self._until(value):
@@ -331,6 +360,16 @@ class Fanout:
         if failed:
             line += f"; the first failure is [{failed[0][0]}]: {clipped(failed[0][1].error, 200)}"
         sys.stderr.write(line + "\n")
+
+    @property
+    def any_done(self) -> bool:
+        """Whether there is anything that would be a pity to lose."""
+        return any(not isinstance(value, FailedCall) for value in self.results)
+
+    def say(self, what: str) -> None:
+        """One line to the cell's stderr."""
+        of = "" if self._total is None else f" of {self._total:,}"
+        sys.stderr.write(f"[map_query] {self._done:,}{of} items done; {what}\n")
 
 
 def price(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:

@@ -62,20 +62,26 @@ def processes() -> int:
 def results(work: Work, jobs: Sequence[Any], count: int, at: Any = None) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """(number of the job, result) in the order of the jobs, from `count` processes (1: this one). `at`: where the first
     job goes on."""
+    if at is not None and jobs:
+        # Before there is a pool: a child that was dealt this job would do the whole of it.
+        for result in work(jobs[0], at):
+            yield 0, result
+        for number, result in results(work, jobs[1:], count):
+            yield number + 1, result
+        return
     pool = Pool(work, jobs, count) if count > 1 and len(jobs) > 1 and not in_child else None
     try:
         for number, job in enumerate(jobs):
+            done = None
             try:
-                if pool is None or (number == 0 and at is not None):
+                if pool is None:
                     raise Lost
-                at = None
                 for result in pool.results(number):
-                    at = result[0]
+                    done = result[0]
                     yield number, result
             except Lost:
-                for result in work(job, at):
+                for result in work(job, done):
                     yield number, result
-            at = None
     finally:
         if pool is not None:
             pool.close()

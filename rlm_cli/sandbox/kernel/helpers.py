@@ -8,6 +8,7 @@ from . import search
 from .answers import Answer, Answers
 from .calls import FailedCall, SubcallError, check_prompt
 from .display import variables
+from .wire import SCHEMA_CHARS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,6 +137,8 @@ class Helpers:
         for a prompt, and one that was not asked. A list is answered whole; a generator up to the item read last. One
         line says how many values, failures and calls there are, and the price.
 
+        Where it ends in an error (of `until`, of a generator, an interrupt), the list so far is in `map_query_partial`.
+
             labels = map_query(lines, "The mood of this review?", {"enum": ["good", "bad", "mixed"]})
             good = [line for line, label in zip(lines, labels) if label == "good"]
             map_query(grep("refund", limit=None), "Is a refund refused here?", {"refused": bool, "quote": str})
@@ -148,37 +151,61 @@ class Helpers:
                 "map_query(items, instruction): the items are a list, a generator or a mapping; see chunks()"
             )
         check_prompt(instruction, name="map_query")
-        return Fanout(self._calls, instruction, object if schema is None else schema, model, until).run(items)
+        made = Fanout(self._calls, instruction, object if schema is None else schema, model, until)
+        try:
+            return made.run(items)
+        except BaseException as error:
+            if made.any_done:
+                self._namespace[PARTIAL] = made.results
+                made.say(f"{type(error).__name__}: the list so far is in the variable {PARTIAL}")
+            raise
 
-    def rlm_query(self, prompt: str, context: Any = None) -> Any:
+    def rlm_query(self, prompt: str, context: Any = None, schema: Any = None) -> Any:
         """Give a sub-question to a run of its own, which has a session like this one, and `context` in it. Returns the
         value that it submits; raises SubcallError when it ends without one.
 
         `context`: a text (a slice of `context`, a piece, any str), a list of document names, or a dict of name to
         text; without it, all of this session's. Slices of a Text, documents and names are passed without copying,
-        however large. At the deepest level that --max-depth allows it is one call to the sub-model, like llm_query,
-        which sees the prompt and the given text.
+        however large. `schema`: what the value must be, as in llm_query. At the deepest level that --max-depth allows
+        it is one call to the sub-model, like llm_query, which sees the prompt and the given text.
 
             half = len(context) // 2
-            rlm_query("How many orders failed? Answer with an int.", context[:half])
-            rlm_query("Which of these contracts renew by themselves? A list of names.", context.names("2024/*"))
+            rlm_query("How many orders failed?", context[:half], int)
+            rlm_query("Which of these contracts renew by themselves?", context.names("2024/*"), list[str])
         """
-        return only(self._rlm([check_prompt(prompt, name="rlm_query")], [context], "rlm_query"))
+        return only(self._rlm([check_prompt(prompt, name="rlm_query")], [context], schema, "rlm_query"))
 
-    def rlm_query_batched(self, prompts: Iterable[str], contexts: Sequence[Any] | None = None) -> list[Any]:
+    def rlm_query_batched(
+        self, prompts: Iterable[str], contexts: Sequence[Any] | None = None, schema: Any = None
+    ) -> list[Any]:
         """Many rlm_query at once, in parallel, in order; `contexts`, when given, has one for each prompt. A failed one
         is a `FailedCall`, as in llm_query_batched."""
         asked = check_prompts(prompts, name="rlm_query_batched")
         given = [None] * len(asked) if contexts is None else list(contexts)
         if len(given) != len(asked):
             raise ValueError(f"rlm_query_batched: {len(asked)} prompts but {len(given)} contexts")
-        return self._rlm(asked, given, "rlm_query_batched")
+        return self._rlm(asked, given, schema, "rlm_query_batched")
 
-    def _rlm(self, prompts: list[str], contexts: list[Any], name: str) -> list[Any]:
+    def _rlm(self, prompts: list[str], contexts: list[Any], spec: Any, name: str) -> list[Any]:
         from .passing import Passing
 
         passing = Passing(self._context, self._index)
-        return self._calls.ask_children(prompts, [passing.describe(context, name=name) for context in contexts])
+        passed = [passing.describe(context, name=name) for context in contexts]
+        if spec is None:
+            return self._calls.ask_children(prompts, passed)
+        from .json_replies import ask_children_for_values
+        from .schemas import Schema
+
+        schema = Schema(spec)
+        if len(schema.text) > SCHEMA_CHARS:
+            raise ValueError(
+                f"{name}: a schema of {len(schema.text):,} characters; at most {SCHEMA_CHARS:,} can go along"
+            )
+
+        def ask(indexes: Sequence[int], asked: Sequence[str]) -> list[Any]:
+            return self._calls.ask_children(asked, [passed[index] for index in indexes], schema.text)
+
+        return ask_children_for_values(ask, prompts, schema)
 
     # -- answering
 
@@ -207,14 +234,18 @@ class Helpers:
         else:
             from .evidence import quote
 
-            self._answers.note([quote(source, start, end, self._context, "cite")])
+            self._answers.note([quote(source, start, end, self._context, self._alone(), "cite")])
 
     def _quotes(self, evidence: Any) -> list[Quote]:
         if evidence is None:
             return []
         from .evidence import quotes
 
-        return quotes(evidence, self._context)
+        return quotes(evidence, self._context, self._alone())
+
+    def _alone(self) -> str:
+        """The name of the only document: to the code it is just `context`, but the code has read its name."""
+        return str(self._index.names[0]) if self._index is not None and len(self._index) == 1 else ""
 
     def FINAL_VAR(self, name: Any, evidence: Any = None) -> None:  # noqa: N802
         """Submit the variable of this name (a value is taken too)."""
@@ -382,6 +413,9 @@ class Helpers:
     grep.__doc__ = search.grep.__doc__
     grep_count.__doc__ = search.grep_count.__doc__
 
+
+PARTIAL = "map_query_partial"
+"""The variable that holds what a map_query that raised has done."""
 
 FUNCTIONS = (
     "llm_query", "llm_query_batched", "map_query", "allm_query", "allm_query_batched", "rlm_query", "rlm_query_batched",

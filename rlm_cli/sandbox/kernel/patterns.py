@@ -24,13 +24,16 @@ IN_CATEGORY: dict[str, Callable[[str], bool]] = {
 }
 CONTROLS = "\x1c\x1d\x1e\x1f"
 """White space for a str pattern, but not for one with re.ASCII."""
+FOLDED = {"\u0130": "i", "\u0131": "i", "\u017f": "s", "\u212a": "k"}
+"""All that is beyond ASCII and yet matches a letter within, where case is ignored."""
 REPEATS = ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT")
 
 
 class Traits:
     """Of one pattern.
 
-    `needles`: of these literals every match holds one (in some case, under IGNORECASE); empty: none is known.
+    `needles`: of these literals every match holds one; empty: none is known. Under IGNORECASE in some case: then they
+    are ASCII, and `folded` is what beyond it may stand for a letter of theirs.
     `barriers`: ASCII bytes that nothing in the pattern can match. No match, and nothing it looks at, goes across one:
     a text cut behind barriers has the matches of its pieces. Only a newline, where that is one.
     `ahead`, `back`: how many characters from a match's start all that it looks at can be away; None: unbounded.
@@ -56,6 +59,8 @@ class Traits:
         self.spaces = any("SPACE" in str(arg) for name, arg, _ in found if name == "IN")
         self.ignore_case = bool(pattern.flags & re.IGNORECASE)
         self.needles = tuple(needles(tree, bool(self.ignore_case)))
+        letters = "".join(self.needles).lower() if self.ignore_case else ""
+        self.folded = tuple(char for char, letter in FOLDED.items() if letter in letters)
         self.barriers = barriers(found, cased)
         self.ascii = ascii_variant(pattern, found, cased)
         plain = all(str(name) == "LITERAL" for name, _ in tree) and not cased
@@ -74,8 +79,8 @@ class Traits:
             return False
         if not self.ignore_case:
             return not any(needle in text for needle in self.needles)
-        if not text.isascii():
-            return False  # more than upper and lower case may match
+        if not text.isascii() and any(char in text for char in self.folded):
+            return False
         lowered = text.lower()
         return not any(needle.lower() in lowered for needle in self.needles)
 
@@ -172,7 +177,7 @@ def needles(tree: Any, ignore_case: bool) -> list[str]:
     """Literals of which every match of a sequence holds at least one: the choice whose shortest is the longest."""
     choices: list[list[str]] = [[""]]
     for name, argument in flat(tree):
-        if name == "LITERAL":
+        if name == "LITERAL" and (argument < 128 or not ignore_case):
             choices[-1][0] += chr(argument)
             continue
         if name == "BRANCH":
@@ -184,7 +189,6 @@ def needles(tree: Any, ignore_case: bool) -> list[str]:
             choices.append(needles(argument, ignore_case) or [""])
         choices.append([""])
     usable = [choice for choice in choices if len(choice) <= NEEDLES and min(map(len, choice)) >= LITERAL]
-    usable = [choice for choice in usable if not ignore_case or "".join(choice).isascii()]
     return max(usable, key=lambda choice: min(map(len, choice)) - len(choice), default=[])
 
 

@@ -147,7 +147,7 @@ class Cutter:
                 return place
             if final and stop >= len(text):
                 return len(text)
-        if stop > known and not final:
+        if stop >= known and not final:
             return None
         place = self.by.last(text, new + 1, stop)
         return place if place >= 0 else cut_record(text, new, stop)

@@ -136,6 +136,7 @@ class Scan:
         self._lines = known.barriers == b"\n"
         self._cuts = (0, 0)
         self._needles = self._encoded_needles()
+        self._folded = self._encoded_folded()
         self._tries = self._misses = 0
 
     def _encoded_needles(self) -> list[bytes]:
@@ -147,11 +148,17 @@ class Scan:
             return [text.encode() for text in texts]
         return []
 
+    def _encoded_folded(self) -> list[bytes]:
+        """An encoding that lacks such a character has no text with it."""
+        encoded = (char.encode(self.reader.codec, "ignore") for char in self.known.folded)
+        return [data for data in encoded if data]
+
     def settle(self) -> None:
         """Have the source decide how its bytes are read, and read them so."""
         self.reader.source.settle()
         self.reader = Reader(self.reader.source, self.reader.stop)
         self._needles = self._encoded_needles()
+        self._folded = self._encoded_folded()
 
     # -- where to cut
 
@@ -216,7 +223,7 @@ class Scan:
             return
         data = self.reader.read(at, end)
         hay = data.lower() if self.known.ignore_case else data
-        if self.known.ignore_case and not data.isascii():
+        if self.known.folded and not data.isascii() and any(char in data for char in self._folded):
             yield self._searched(at, end)
             return
         firsts = [place for place in map(hay.find, self._needles) if place >= 0]

@@ -20,11 +20,12 @@ from collections import deque
 from . import wire
 from .blobs import Blobs
 from .capture import Capture
+from .confinement import UNCONFINED, Plan, confine, set_dumpable
 from .facts import OomCounter, boot_facts, memory_limit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 SILENCE = 60
 """Seconds without a frame from the host, after which it is taken for dead."""
@@ -32,17 +33,10 @@ COALESCE = 0.05
 """Seconds that output waits for more of itself."""
 COALESCE_BYTES = 32 * 1024
 PIPE_SIZE = 1024 * 1024
-PR_SET_DUMPABLE = 4
-
-
-def set_dumpable(on: bool) -> bool:
-    """Whether processes of our own uid may look into this one (/proc/<pid>/mem, ptrace). True when it was set."""
-    try:
-        import ctypes
-
-        return ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, int(on), 0, 0, 0) == 0  # type: ignore[no-any-return]
-    except Exception:  # no ctypes, no prctl: not Linux; the host sees the fact and decides
-        return False
+FRAMES_SIZE = 64 * 1024
+"""Bytes of the worker's frames that are read in one turn: they may be thousands, and orders of the host wait for it."""
+DYING = 5
+"""Seconds that killed processes may take to be gone."""
 
 
 def unread(fd: int) -> int:
@@ -50,10 +44,14 @@ def unread(fd: int) -> int:
     return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, b"\0\0\0\0"), sys.byteorder)
 
 
-def write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+def write_all(fd: int, *parts: bytes | memoryview) -> None:
+    """One after the other, not joined: a frame may be of a size that we should not hold twice."""
+    written = os.writev(fd, parts)
+    for part in parts:
+        rest = memoryview(part)[written:]
+        written = max(0, written - len(part))
+        while rest:
+            rest = rest[os.write(fd, rest) :]
 
 
 def grow(fd: int) -> None:
@@ -67,13 +65,15 @@ def grow(fd: int) -> None:
 class Worker:
     """A running worker, as seen from outside: its pid and our ends of its four pipes."""
 
-    def __init__(self, pid: int, commands: int, frames: int, outputs: dict[int, bytes]) -> None:
+    def __init__(self, pid: int, commands: int, frames: int, outputs: dict[int, bytes], facts: dict[str, Any]) -> None:
         self.pid = pid
+        self.facts = facts
+        """What holds of its confinement, as it said itself before any model code ran in it."""
         self.commands = commands
         self.frames = frames
         self.outputs = outputs
         """Our end of stdout and of stderr -> the frame type that carries it."""
-        self.splitter = wire.Splitter(wire.FROM_WORKER)
+        self.splitter = wire.Splitter(wire.FROM_WORKER, limit=wire.WORKER_MAX)
         self.outbox: deque[memoryview] = deque()
         for fd in (commands, frames, *outputs):
             os.set_blocking(fd, False)
@@ -97,22 +97,25 @@ class Worker:
             os.close(fd)
 
 
-def start_worker() -> Worker:
-    """Fork a worker with pipes of its own; /dev/null is its stdin."""
-    commands, frames, out, err = (os.pipe() for _ in range(4))
+def start_worker(plan: Plan) -> Worker:
+    """Fork a worker with pipes of its own, /dev/null as its stdin, and wait until it is confined."""
+    commands, frames, out, err, facts = (os.pipe() for _ in range(5))
     for pipe in (frames, out, err):
         grow(pipe[1])
     pid = os.fork()
     if pid == 0:
-        become_worker(commands[0], frames[1], out[1], err[1])
+        become_worker(commands[0], frames[1], out[1], err[1], facts[1], plan)
     os.setpgid(pid, pid)  # before anybody may want to kill the group
-    for fd in (commands[0], frames[1], out[1], err[1]):
+    for fd in (commands[0], frames[1], out[1], err[1], facts[1]):
         os.close(fd)
-    return Worker(pid, commands[1], frames[0], {out[0]: b"o", err[0]: b"e"})
+    with open(facts[0], "rb") as said:
+        told = said.read().decode("ascii")
+    confined = wire.parse_json(told) if told else {**UNCONFINED, "failures": ["it died before it could say"]}
+    return Worker(pid, commands[1], frames[0], {out[0]: b"o", err[0]: b"e"}, confined)
 
 
-def become_worker(commands: int, frames: int, out: int, err: int) -> NoReturn:
-    """The child's side of the fork: keep nothing of the supervisor's, then run cells."""
+def become_worker(commands: int, frames: int, out: int, err: int, facts: int, plan: Plan) -> NoReturn:
+    """The child's side of the fork: keep nothing of the supervisor's, be confined and say so, then run cells."""
     status = wire.BROKEN
     try:
         signal.set_wakeup_fd(-1)
@@ -121,11 +124,12 @@ def become_worker(commands: int, frames: int, out: int, err: int) -> NoReturn:
         null = os.open(os.devnull, os.O_RDWR)
         for fd, number in ((null, 0), (out, 1), (err, 2)):
             os.dup2(fd, number)
-        # Two numbers that nothing else uses, so that everything else can be closed.
-        commands = fcntl.fcntl(commands, fcntl.F_DUPFD_CLOEXEC, 200)
-        frames = fcntl.fcntl(frames, fcntl.F_DUPFD_CLOEXEC, 200)
+        # Numbers that nothing else uses, so that everything else can be closed.
+        commands, frames, facts = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 200) for fd in (commands, frames, facts))
         os.closerange(3, 200)
         set_dumpable(True)  # else /proc/self belongs to root, and subprocess and oom_score_adj need it
+        write_all(facts, wire.header(confine(plan))[4:])
+        os.close(facts)
         from .worker import main as work
 
         work(commands, frames)
@@ -139,9 +143,10 @@ def become_worker(commands: int, frames: int, out: int, err: int) -> NoReturn:
 
 
 class Supervisor:
-    """The loop. `host_in` and `host_out` are the stream to the host; `place` is where `Blobs` puts what it streams."""
+    """The loop. `host_in` and `host_out` are the stream to the host; `place` is where `Blobs` puts what it streams;
+    `plan` says how workers are confined."""
 
-    def __init__(self, host_in: int, host_out: int, place: str = "") -> None:
+    def __init__(self, host_in: int, host_out: int, place: str, plan: Plan) -> None:
         self.host_in = host_in
         self.host_out = host_out
         self.is_init = os.getpid() == 1
@@ -158,6 +163,7 @@ class Supervisor:
         self.view = memoryview(self.buffer)
         self.wakeup = self.install_signals()
         self.blobs = Blobs(place)
+        self.plan = plan
         self.worker: Worker
 
     # -- starting and leaving
@@ -178,6 +184,8 @@ class Supervisor:
         """Interrupts even a write that blocks because nobody reads. A cell may send SIGALRM too: look at the clock."""
         left = self.last_heard + SILENCE - time.monotonic()
         if left <= 0.5:
+            self.kill_all()
+            write_all(2, f"{wire.DESERTED} for {SILENCE} s\n".encode())
             self.leave()
         signal.alarm(max(1, int(left)))
 
@@ -198,11 +206,11 @@ class Supervisor:
             self.turn()
 
     def spawn(self) -> None:
-        self.worker = start_worker()
+        self.worker = start_worker(self.plan)
         self.poller = select.poll()
         for fd in (self.host_in, self.wakeup, self.worker.frames, *self.worker.outputs):
             self.poller.register(fd, select.POLLIN)
-        self.send_facts(b"s", pid=self.worker.pid)
+        self.send_facts(b"s", pid=self.worker.pid, **self.worker.facts)
 
     def leave(self) -> NoReturn:
         """As PID 1, our end is everybody's end."""
@@ -232,7 +240,7 @@ class Supervisor:
             if fd in ready:
                 self.read_output(fd, kind, PIPE_SIZE)
         if worker.frames in ready:
-            self.read_frames(PIPE_SIZE)
+            self.read_frames(FRAMES_SIZE)
         if self.wakeup in ready:
             os.read(self.wakeup, 4096)
             self.reap()
@@ -256,10 +264,10 @@ class Supervisor:
 
     # -- the host
 
-    def send(self, kind: bytes, *parts: bytes) -> None:
+    def send(self, kind: bytes, *parts: bytes | memoryview) -> None:
         """Blocks while the host does not read: a flood waits in the worker's pipes, not in our memory."""
         try:
-            write_all(self.host_out, wire.head(kind, sum(map(len, parts))) + b"".join(parts))
+            write_all(self.host_out, wire.head(kind, sum(map(len, parts))), *parts)
         except OSError:
             self.leave()
 
@@ -371,14 +379,14 @@ class Supervisor:
             self.poller.unregister(self.worker.frames)
             return
         try:
-            for kind, payload in self.worker.splitter.feed(data):
+            for kind, payload in self.worker.splitter.lend(data):
                 self.forward(kind, payload)
         except wire.Violation as error:
             self.violation = str(error)
             self.poller.unregister(self.worker.frames)
             self.kill_all()
 
-    def forward(self, kind: bytes, payload: bytes) -> None:
+    def forward(self, kind: bytes, payload: memoryview) -> None:
         """Output first: what the cell wrote before this frame must not be overtaken by it."""
         self.drain()
         if kind == b"d" and self.in_cell:
@@ -400,6 +408,17 @@ class Supervisor:
             if pid == self.worker.pid:
                 self.bury(os.waitstatus_to_exitcode(status))
 
+    def wait_for_the_dead(self) -> None:
+        """Of a fork bomb, killed, every process counts against the limit until it is reaped: a worker that is started
+        before would find no room for a thread. As PID 1 all of them are ours; elsewhere (tests) there are none."""
+        give_up = time.monotonic() + DYING
+        try:
+            while time.monotonic() < give_up:
+                if not os.waitpid(-1, os.WNOHANG)[0]:
+                    time.sleep(0.001)
+        except ChildProcessError:
+            pass
+
     def bury(self, status: int) -> None:
         """The worker is dead: kill what it left, pass on its last words, say how it died, start another."""
         self.kill_all()
@@ -419,8 +438,19 @@ class Supervisor:
         self.send_facts(b"x", **facts, violation=self.violation)
         self.violation = ""
         self.worker.close()
+        self.wait_for_the_dead()
         self.spawn()
 
 
-def main(place: str = "") -> NoReturn:
-    Supervisor(0, 1, place).run()
+def main(place: str = "", alone: dict[str, Any] | None = None) -> NoReturn:
+    """Both as the host gave them: see `kernel.boot`."""
+    plan = Plan()
+    if alone is not None:
+        from .alone import prepare
+
+        try:
+            plan = prepare(**alone)
+        except OSError as error:
+            write_all(2, f"{error}\n".encode("utf-8", "replace"))
+            os._exit(1)
+    Supervisor(0, 1, place, plan).run()

@@ -15,15 +15,23 @@ PAYLOAD_MAX = 64 * 1024 * 1024
 HEADER_MAX = 64 * 1024
 PROMPTS_MAX = 16 * 1024 * 1024
 """Bytes of prompts in one `call` frame."""
+WORKER_MAX = 4 + HEADER_MAX + PROMPTS_MAX
+"""Payload of the largest frame that a worker sends, which is a `call`: the supervisor has to hold it whole."""
 PROMPTS_COUNT_MAX = 10_000
+"""And how many they are."""
+PROOF_MAX = 1024 * 1024
+"""Bytes of the proof in an `attached` frame: more than a dozen files are packed into one."""
 CALLS_MAX = 16
 """`call` frames in flight from one worker."""
-PART_MAX = 1024 * 1024
-"""Bytes of one piece of an answer."""
+PART_MAX = 256 * 1024
+"""Bytes of one piece of an answer: the host has half a dozen copies of one at once."""
 EVIDENCE_MAX = 1024 * 1024
 """Bytes of an answer's evidence, which come before its first piece."""
 QUOTES_MAX = 1_000
 QUOTE_CHARS = 4_000
+SCHEMA_CHARS = 8_000
+"""Of a schema for child runs: as JSON in a header, with escapes."""
+PROBLEM_CHARS = 600
 NAME_CHARS = 4_096
 """Quotes of one answer; characters of one of them, and of the name of its document."""
 KEEP = 64 * 1024
@@ -39,6 +47,8 @@ IN_MEMORY = "memory"
 BLOB_FD = 300
 """File descriptor of the first blob in memory, above all that a worker closes."""
 
+DESERTED = "kernel: no word from the host"
+"""What the supervisor says on its stderr, the last of all, when it takes the host for dead."""
 LOST_PIPES = 99
 """Exit status of a worker whose pipes a cell closed."""
 BROKEN = 97
@@ -50,9 +60,10 @@ FROM_WORKER = b"wd"
 
 HEAD = 5  # type and length
 
-# Bound now: a cell may rebind os.pread or json.dumps, and shares the worker's process.
+# Bound now: a cell may rebind os.pread or json.dumps, and shares the worker's process. `scan_once` is C: json's Python
+# code would look up builtins.
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
-_decode = json.JSONDecoder().decode
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 _pread = os.pread
 _fstat = os.fstat
 
@@ -84,7 +95,7 @@ def message(fields: dict[str, Any], payload: bytes = b"") -> bytes:
 
 def parse_json(text: str) -> Any:
     """JSON from the other half, trusted (the host checks what it reads in frames.py)."""
-    return _decode(text)
+    return _scan(text, 0)[0]
 
 
 def split(body: bytes) -> tuple[bytes, bytes]:
@@ -112,15 +123,29 @@ class Splitter:
         """Yield (type, payload) of every frame that `data` completes; raise `Violation` at the first bad one."""
         buffer = self._buffer
         buffer += data
-        while len(buffer) >= HEAD:
-            length = int.from_bytes(buffer[1:HEAD], "big")
-            if buffer[0] not in self._kinds or length > self._limit:
-                raise Violation(f"bad frame: type {bytes(buffer[:1])!r}, length {length}")
-            if len(buffer) < HEAD + length:
-                return
-            kind, payload = bytes(buffer[:1]), bytes(memoryview(buffer)[HEAD : HEAD + length])
-            del buffer[: HEAD + length]
+        while end := self._end():
+            kind, payload = bytes(buffer[:1]), bytes(memoryview(buffer)[HEAD:end])
+            del buffer[:end]
             yield kind, payload
+
+    def lend(self, data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+        """The same without a copy: a payload is there until the next one is asked for."""
+        buffer = self._buffer
+        buffer += data
+        while end := self._end():
+            with memoryview(buffer) as whole, whole[HEAD:end] as payload:
+                yield bytes(buffer[:1]), payload
+            del buffer[:end]
+
+    def _end(self) -> int:
+        """Where the first frame ends, or 0 as long as it is not whole."""
+        buffer = self._buffer
+        if len(buffer) < HEAD:
+            return 0
+        length = int.from_bytes(buffer[1:HEAD], "big")
+        if buffer[0] not in self._kinds or length > self._limit:
+            raise Violation(f"bad frame: type {bytes(buffer[:1])!r}, length {length}")
+        return HEAD + length if len(buffer) >= HEAD + length else 0
 
 
 def pack_texts(texts: Iterable[bytes]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import traceback
 from contextlib import nullcontext
 from queue import SimpleQueue
 from threading import Thread, stack_size
@@ -23,35 +24,23 @@ from .interrupts import Interrupts
 from .link import Link
 from .memory import STACK, Guard
 from .streams import Streams
+from .system import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 _exit = os._exit
+_write = os.write
+_format_exc = traceback.format_exc
 _clock = perf_counter
-
-
-def confine() -> None:
-    """Give up what a cell must not have; called once, before any command is read.
-
-    Of two processes the system should kill the worker, not the supervisor. System call and file system filters
-    belong here too.
-    """
-    try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("1000")
-    except OSError:
-        pass  # not Linux, or already confined
 
 
 def c_flush() -> Any:
     """C's fflush, for output of C code that its library still holds."""
     try:
-        import ctypes
-
-        return ctypes.CDLL(None).fflush
-    except Exception:  # no ctypes here: nothing a cell could call printf with either
+        return libc().fflush
+    except OSError:  # no ctypes here: nothing a cell could call printf with either
         return lambda _: 0
 
 
@@ -78,14 +67,16 @@ class Worker:
 
     def read(self) -> NoReturn:
         """The reader thread: replies go where they are awaited, everything else to the main thread."""
-        for fields, payload in self.link.received():
-            if fields["op"] == "reply":
-                self.calls.on_reply(fields, payload)
-            elif fields["op"] == "budget":
-                self.calls.on_budget(fields, payload)
-            else:
-                self.inbox.put((fields, payload))
-        raise AssertionError("the pipe ends the process, not the loop")
+        try:
+            for fields, payload in self.link.received():
+                if fields["op"] == "reply":
+                    self.calls.on_reply(fields, payload)
+                elif fields["op"] == "budget":
+                    self.calls.on_budget(fields, payload)
+                else:
+                    self.inbox.put((fields, payload))
+        finally:
+            give_up()  # the pipe ends the process, not the loop; without a reader nothing would ever be heard again
 
     def run(self) -> NoReturn:
         self.streams.restore()
@@ -117,6 +108,7 @@ class Worker:
             regex.install(self.cells.namespace)
             bridges.install()
         self.helpers.install(context, index)
+        self.answers.schema = fields["schema"]
         self.attached = True
         proof = wire.proof_lines(facts.pop("proof"))
         gc.freeze()
@@ -164,13 +156,17 @@ class Worker:
             _exit(1 if error else 0)
 
 
+def give_up() -> NoReturn:
+    """The kernel's own code failed, in whichever thread: say why, as far as that can be said, and end the process."""
+    try:
+        _write(2, _format_exc().encode("utf-8", "replace"))
+    finally:
+        _exit(wire.BROKEN)
+
+
 def main(commands: int, frames: int) -> NoReturn:
-    """Run as the worker. The process ends with its pipes."""
-    confine()
+    """Run as the worker, which is confined already. The process ends with its pipes."""
     try:
         Worker(commands, frames).run()
-    except BaseException:
-        import traceback
-
-        os.write(2, traceback.format_exc().encode("utf-8", "replace"))
-        _exit(wire.BROKEN)
+    finally:
+        give_up()

@@ -18,6 +18,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple
 
+from ...private import make_private
+
 MOST_KEPT = 4 << 30
 IN_USE = 6 * 3600
 """Seconds for which an entry is not removed: a run may still read it."""
@@ -66,7 +68,7 @@ class Cache:
 
     def new(self) -> Path:
         """A folder for an entry that is being made. Raises `OSError`."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self.folder)
         return Path(tempfile.mkdtemp(prefix="new-", dir=self.folder))
 
     def keep(self, made: Path, key: str) -> Path:

@@ -22,7 +22,9 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ...disk import disk_error, most_for
 from ...errors import InputError
+from ...in_place import open_in_place
 from ..archives import safe_name
 from ..walk import UnusableError
 from .cache import MOST_CACHED, Cache, Converted, key_of, private, read_entry, write_entry
@@ -34,12 +36,11 @@ SECONDS_PER_MB = 1
 MOST_PROCESSES = 8
 GRACE = 30
 """Seconds after which a converter that should have ended its worker is itself ended."""
-LEAST_FREE = 256 << 20
-"""Bytes of the disk that a text never takes."""
 PIECE = 1 << 20
 WHOLE = "all"
 """What a worker writes into, in the folder of the entry."""
 ANY_SIZE = 1 << 62
+TITLE = "the text of documents"
 
 ConvertProgress = Callable[[int, int], None]
 """Files done, of how many. It may raise to stop."""
@@ -99,6 +100,7 @@ class Conversion:
     bytes: int = 0
     _slots: list[Slot] = field(default_factory=list)
     _done: int = 0
+    _made: bool = False
 
     def run(self, jobs: Sequence[Job]) -> list[Converted | UnusableError]:
         """The text of each, in order; blocks on the disk and the processors.
@@ -118,7 +120,7 @@ class Conversion:
             for slot in self._slots:
                 stop(slot)
             self._slots.clear()
-        if self.cache is not None and jobs:
+        if self.cache is not None and self._made:
             self.cache.prune()
         return [results[number] for number in range(len(jobs))]
 
@@ -168,7 +170,7 @@ class Conversion:
 
     def _begin(self, number: int, job: Job) -> Converted | None:
         """What the cache has, or None, and a converter is at it. Raises `OSError`."""
-        descriptor = os.open(job.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        descriptor = open_in_place(job.path)
         source = os.fdopen(descriptor, "rb")
         try:
             before = os.fstat(descriptor)
@@ -184,7 +186,7 @@ class Conversion:
             try:
                 home = (cache or Cache(self.spool)).new()
             except OSError as error:
-                raise disk_error(self.spool, error) from error
+                raise disk_error(error, self.spool, TITLE) from error
         except BaseException:
             source.close()
             raise
@@ -203,7 +205,7 @@ class Conversion:
         try:
             target = private(str(task.home / WHOLE), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         except OSError as error:
-            raise disk_error(task.home, error) from error
+            raise disk_error(error, task.home, TITLE) from error
         try:
             socket.send_fds(slot.channel, [json.dumps(message).encode() + b"\n"], [task.source.fileno(), target])
         except OSError:
@@ -214,9 +216,8 @@ class Conversion:
 
     def _room(self, home: Path) -> int:
         """Most bytes for the next text."""
-        free = shutil.disk_usage(home).free - LEAST_FREE
         left = ANY_SIZE if self.limit is None else self.limit - self.bytes + 1
-        return max(1, min(free, left))
+        return max(1, min(most_for(home), left))
 
     def _finish(self, task: Task, answer: dict[str, Any]) -> Converted | UnusableError:
         """The text in its place, or why there is none."""
@@ -236,10 +237,11 @@ class Conversion:
             parts = split(home, [(str(name), int(size)) for name, size in report["parts"]])
             write_entry(home, parts, str(report["refused"])[:1000])
             if key and self.cache is not None:
+                self._made = True
                 return read_entry(self.cache.keep(home, key))
             return read_entry(home.rename(home.with_name(home.name.removeprefix("new-"))))
         except OSError as error:
-            raise disk_error(home, error) from error
+            raise disk_error(error, home, TITLE) from error
         except (ValueError, TypeError, KeyError):
             return UnusableError("unconverted", "what reads it reported nonsense")
 
@@ -252,7 +254,7 @@ class Conversion:
     def _too_large(self, task: Task) -> InputError:
         if self.limit is not None and (task.home / WHOLE).stat().st_size >= self.limit - self.bytes:
             return over_limit(task.job)
-        return disk_error(task.home, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        return disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), task.home, TITLE)
 
 
 def start() -> Slot:
@@ -333,13 +335,4 @@ def over_limit(job: Job) -> InputError:
         f"{job.title}, as text, makes the sources larger than --max-input allows",
         hint="name less, leave some out with -g '!PATTERN', or raise it: --max-input none",
         code="over_max_input",
-    )
-
-
-def disk_error(folder: Path, error: OSError) -> InputError:
-    """A text could not be written."""
-    return InputError(
-        f"documents could not be converted into {folder}: {error.strerror}",
-        hint="free some space there, or use another place: RLM_HOME=/path",
-        code="disk",
     )

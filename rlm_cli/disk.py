@@ -1,14 +1,15 @@
-"""Disk space: what rlm has to store (stdin, URLs, what is unpacked or converted) never fills a disk up."""
+"""Disk space: what rlm has to store (stdin, URLs, what is unpacked or converted, answers) never fills a disk up."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError
-from ..units import human_bytes
+from .errors import InputError
+from .units import human_bytes
 
 LEFT = 1 << 30
 LEFT_SHARE = 0.05
@@ -27,12 +28,33 @@ def disk_of(folder: Path) -> tuple[int, int]:
     return usage.total, usage.free
 
 
+Disk = Callable[[Path], tuple[int, int]]
+
+
+def left_alone(total: int) -> int:
+    """Bytes that stay free on a disk of `total` bytes."""
+    return min(max(LEFT, int(total * LEFT_SHARE)), MOST_LEFT)
+
+
+def most_for(folder: Path, disk: Disk = disk_of) -> int:
+    """Bytes that one more file in `folder` may have. Raises `OSError` when there is no such folder."""
+    total, free = disk(folder)
+    return max(free - left_alone(total), min(free, UNCHECKED), 0)
+
+
+def write_all(target: int, data: bytes) -> None:
+    """All of `data` to the descriptor, however often the system cuts it. Raises `OSError`."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(target, view) :]
+
+
 @dataclass
 class Room:
     """Watches the disk of `folder` while files grow in it; one for each command."""
 
     folder: Path
-    disk: Callable[[Path], tuple[int, int]] = disk_of
+    disk: Disk = disk_of
     stored: int = 0
     """Bytes so far."""
     look_at: int = UNCHECKED
@@ -51,7 +73,7 @@ class Room:
 
     def _check(self, size: int, what: str) -> None:
         total, free = self.disk(self.folder)
-        left = min(max(LEFT, int(total * LEFT_SHARE)), MOST_LEFT)
+        left = left_alone(total)
         if free - size < left:
             raise InputError(
                 f"{what} does not fit in {self.folder}: {human_bytes(free)} are free there, "

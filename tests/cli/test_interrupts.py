@@ -1,0 +1,63 @@
+"""A signal that comes very early, and a second one when what it interrupts holds the terminal."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import asyncio, os, signal, threading
+from rlm_cli.cli.interrupts import Interrupts, handling
+
+drawing = threading.Lock()
+
+def say(line):
+    with drawing:
+        print(line, flush=True)
+        os.kill(os.getpid(), signal.SIGINT)  # arrives while the first one's line is being drawn
+
+def quiet():
+    with drawing:
+        print("never drawn", flush=True)
+
+async def work():
+    main = asyncio.ensure_future(asyncio.sleep(60))
+    with handling(Interrupts(main, say, quiet, lambda: print("containers removed", flush=True))):
+        os.kill(os.getpid(), signal.SIGINT)
+        await main
+
+asyncio.run(work())
+"""
+
+
+def test_a_second_signal_that_finds_the_terminal_taken_still_says_what_it_did() -> None:
+    """The line being drawn never gets to its end, so its lock is never free again: past it, and with the exit code."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 130
+    assert done.stdout.splitlines() == ["interrupted: stopping the run; again to kill it", "containers removed"]
+    assert done.stderr == "\nrlm: killed\n"
+
+
+STARTING = """
+import os, signal, sys
+
+class Pressed:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[2]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Pressed())
+from rlm_cli.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["typer", "pydantic", "rlm_cli.cli.config_command"])
+def test_ctrl_c_while_the_command_is_still_being_imported(module: str) -> None:
+    """Before the signals are ours, while Typer reads the line, and while the verb is loaded: one line and exit 130,
+    no traceback and no silence."""
+    line = [sys.executable, "-c", STARTING, "config", module]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr, done.stdout) == (130, "rlm: error: interrupted [interrupted]\n", "")
