@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from rlm_cli.cli import boundary
-from rlm_cli.models.catalog import KEYS
 
 
 @dataclass(frozen=True)
@@ -29,11 +28,7 @@ Rlm = Callable[..., Done]
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """RLM_HOME, empty; the working folder is beside it; no other setting and no key in the environment."""
-    keys = {name for group in KEYS.values() for name in group}
-    for name in [*os.environ]:
-        if name.startswith("RLM_") or name in keys or name in ("NO_COLOR", "FORCE_COLOR", "VISUAL", "EDITOR"):
-            monkeypatch.delenv(name)
+    """RLM_HOME, empty; the working folder is beside it."""
     folder = tmp_path / "home"
     monkeypatch.setenv("RLM_HOME", str(folder))
     work = tmp_path / "work"
