@@ -338,8 +338,13 @@ def _rows(line: Text, console: object, room: int) -> list[Text]:
 
 
 def fitted(lines: Sequence[Text], width: int) -> list[Text]:
-    """`lines`, those that are too wide wrapped."""
-    return [row for line in lines for row in ([line] if line.cell_len <= width else wrapped(line, width))]
+    """`lines`, those that are too wide wrapped behind their own indent."""
+    return [row for line in lines for row in ([line] if line.cell_len <= width else _indented(line, width))]
+
+
+def _indented(line: Text, width: int) -> list[Text]:
+    indent = len(line.plain) - len(line.plain.lstrip(" "))
+    return wrapped(line[indent:], width, first=line[:indent])
 
 
 def prose_block(text: str, width: int, *, verbose: bool = False) -> list[Text]:
@@ -372,7 +377,7 @@ def _python() -> Syntax:
     """The highlighter. Its first use loads pygments (a tenth of a second)."""
     from rich.syntax import Syntax
 
-    return Syntax("", "python", theme="ansi_dark", background_color="default")
+    return Syntax("", "python", theme="ansi_dark", background_color="default", word_wrap=True)
 
 
 def output_block(text: str, total: int, width: int, *, error: bool = False, verbose: bool = False) -> list[Text]:
@@ -393,7 +398,8 @@ def output_block(text: str, total: int, width: int, *, error: bool = False, verb
 def tail_lines(text: str, width: int, count: int) -> list[Text]:
     """The last `count` rows of what is being written, empty ones left out."""
     lines = [line for line in clean(text[-count * width * 2 :]).split("\n") if line.strip()]
-    rows = wrapped(Text("\n".join(lines[-count:]), "dim"), min(width, _PROSE_WIDTH), first=Text("  "))
+    # The region leaves the last column free, so that no row wraps by itself.
+    rows = wrapped(Text("\n".join(lines[-count:]), "dim"), min(width - 1, _PROSE_WIDTH), first=Text("  "))
     return rows[-count:]
 
 

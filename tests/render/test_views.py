@@ -19,8 +19,10 @@ from rlm_cli.events import (
     ErrorInfo,
     ItemsDone,
     ModelText,
+    OutputText,
     Record,
     Span,
+    StepFinished,
     StepStarted,
     Totals,
     Usage,
@@ -68,6 +70,21 @@ def test_the_region_shows_words_as_they_stream() -> None:
         "  to a sub-model.",
         "⠙ step 2 · the model is writing · 5.2 k tokens · $0.0061 / $1.00 · 1:02",
     ]
+
+
+def test_long_rows_are_wrapped_and_not_cut() -> None:
+    """The only line of a program, what streams, and a notice, which keeps its indent."""
+    screen = Screen(40)
+    view = live(screen)
+    run = Recorder(view)
+    run.start()
+    run.ask(1, "", f"FINAL('{'x' * 60}')")
+    run.emit(OutputText(1, "stdout", "y" * 60))
+    view.tick()
+    assert f"  FINAL('{'x' * 31}\n  {'x' * 29}')\n" in screen.text
+    assert bottom(screen, 3)[:2] == [f"  {'y' * 37}", f"  {'y' * 23}"]
+    run.emit(StepFinished(1, "error", 1.0, 0.5, f"NameError: {'z ' * 20}"))
+    assert bottom(screen, 3)[:2] == ["  error 1.0 s · NameError: z z z z z z z", "  z z z z z z z z z z z z z"]
 
 
 def test_the_region_counts_sub_calls() -> None:
