@@ -94,3 +94,16 @@ def test_ctrl_c_in_the_pager_is_the_pagers(home: Path) -> None:
     assert process.wait(60) == 0
     assert b"the pager got it" in os.read(terminal, 4096)
     os.close(terminal)
+
+
+def test_a_question_that_is_left_ends_its_line(home: Path) -> None:
+    """Ctrl-D (and Ctrl-C, as the same exception): what is said of it does not stand behind the question."""
+    record_run(home, "20261120-153012-a1b2c3")
+    terminal, inside = os.openpty()
+    line = [sys.executable, "-m", "rlm_cli", "runs", "rm", "last"]
+    process = subprocess.Popen(line, stdin=inside, stdout=inside, stderr=inside)
+    os.close(inside)
+    os.write(terminal, b"\x04")
+    assert process.wait(60) == 130
+    assert b"[y/N]: \r\nrlm: " in os.read(terminal, 4096)
+    os.close(terminal)
