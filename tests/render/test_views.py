@@ -18,15 +18,20 @@ from rlm_cli.events import (
     Cost,
     ErrorInfo,
     ItemsDone,
+    ModelPair,
     ModelText,
     OutputText,
     Record,
+    RunStarted,
+    Skipped,
+    SourcesFacts,
     Span,
     StepFinished,
     StepStarted,
     Totals,
     Usage,
 )
+from rlm_cli.render.format import header_lines
 from rlm_cli.render.live import LiveView
 from rlm_cli.render.look import ColorChoice, Look, look_for
 from rlm_cli.render.plain import PlainLines
@@ -249,6 +254,17 @@ def test_plain_lines_have_no_control_byte(verbosity: int) -> None:
     out = io.StringIO()
     play(PlainLines(out, Look(verbosity=verbosity)))
     assert CONTROLS.findall(out.getvalue()) == []
+
+
+def test_whatever_was_skipped_is_said() -> None:
+    """Each reason that there is, with a command that can be pasted; none where the name cannot be."""
+    every = Skipped(*range(1, 8))
+    lines = [
+        header_lines(RunStarted("r", "1", "q", ModelPair("m"), SourcesFacts(skipped=every), names=names))[1]
+        for names in (("my logs",), ("x" * 99,), ("a", "b"))
+    ]
+    said = "skipped 28 (7 unconverted, 6 special, 5 unreadable, 4 too large, 3 binary, 2 hidden, 1 ignored)"
+    assert lines == [f"{said} · rlm sources 'my logs' --skipped", said, said]
 
 
 def test_plain_is_one_line_a_step() -> None:
