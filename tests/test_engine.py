@@ -12,9 +12,9 @@ import pytest
 
 from rlm_cli.cli.answer_schema import load
 from rlm_cli.cli.result import exit_code_of
-from rlm_cli.engine import FAILED, SUBMITTED, run
+from rlm_cli.engine import DEEPEST, FAILED, SUBMITTED, answer_data, run
 from rlm_cli.errors import AuthError, LimitError, ProviderError, RlmError, SandboxError, SchemaError
-from rlm_cli.events import CodeWritten, Compacted, StepFinished, Usage, Warned
+from rlm_cli.events import CodeWritten, Compacted, StepFinished, Usage, Warned, to_json
 from rlm_cli.models import Completion, Finish, OnText, Request
 from rlm_cli.prompts import InputFacts, payload_chars
 from rlm_cli.sandbox import Answer, Captured, StepResult, SubReply
@@ -851,3 +851,14 @@ def test_nothing_found_or_nothing_wanted_is_the_error_itself(on_limit: Literal["
     model = ScriptedModel([*roots, ProviderError("down")])
     with pytest.raises(ProviderError, match="down"):
         play(model, ScriptedSandbox([printed("found")]), limits=Limits(on_limit=on_limit))
+
+
+@pytest.mark.parametrize(("opens", "closes"), [("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")])
+def test_data_that_nests_too_deeply_is_text_only(opens: str, closes: str) -> None:
+    """Python reads hundreds of levels more than it writes: such an answer ended a run that had been paid for."""
+    times = DEEPEST // len(closes)
+    for levels, kept in ((times, True), (times + 1, False), (450, False), (100_000, False)):
+        answer = Answer("json", (opens * levels + "1" + closes * levels).encode())
+        data = answer_data(answer)
+        assert (data is not None) is kept
+        assert to_json(data) == data
