@@ -19,6 +19,7 @@ Behaviours (any number, separated by `/`):
     400 401 403 404 quota filter   that error, in OpenAI's wording, always
     leak            a 400 that quotes the key: alone, in a URL and in a header
     nousage       no usage record;  cachedNN / reasonN: usage details
+    badusage      words where the counts should be;  unreal: counts that cannot be
     badjsonNN     NN % of replies are broken JSON;  refuseNN: NN % are refusals
     fence think   the reply in a code fence / after a <think> block;  thought: after a </think> that nothing opened
     toolcall refusal   the reply as the argument of a tool call / in the refusal field, and no content
@@ -635,6 +636,10 @@ class _Exchange:
     def usage(self, reply: str) -> dict[str, Any]:
         if self.behaviour.has("nousage"):
             return {}
+        if self.behaviour.has("badusage"):
+            return {"usage": {"prompt_tokens": "many", "completion_tokens": [], "total_tokens": 2.5}}
+        if self.behaviour.has("unreal"):
+            return {"usage": {"prompt_tokens": 10**400, "completion_tokens": 10**30, "total_tokens": -1}}
         output = tokens(reply)
         details = {
             "prompt_tokens_details": {"cached_tokens": int(self.prompt_tokens * self.behaviour.number("cached") / 100)},

@@ -27,7 +27,7 @@ from ..events import Role, Usage
 from . import Completion, Cut, Finish, Message, OnText, Request, Spent, note_spent
 from .catalog import provider_of
 from .facts import OUTPUT_OPTIONS, output_limit, own_output_limit
-from .failures import Failure, explain, reply_began
+from .failures import Failure, explain, reply_began, unread_reply
 from .turnstile import Place, Turnstile
 
 FINISHES: Mapping[str, Finish] = {"length": "length", "max_tokens": "length", "content_filter": "filter"}
@@ -35,6 +35,8 @@ COUNT_WHOLE = 65_536
 """Longer texts (characters) are counted by samples: an estimate need not read 10 MB."""
 SAMPLES, SAMPLE_CHARS = 16, 4096
 MESSAGE_OVERHEAD = 4
+MOST_TOKENS = 10**9
+"""A provider that counts more in one request has not counted."""
 
 
 @dataclass(frozen=True)
@@ -325,6 +327,7 @@ class LiteLLMProvider:
         options = self._options
         failure = Failure(request.model, options.api_base, (options.api_key, *options.secrets), request.role)
         problem = explain(error, failure)
+        reply.text = reply.text or unread_reply(error)
         late = isinstance(problem, TransientError) and problem.code == "timeout"
         worked = reply.text or reply.usage or late or reply_began(error)
         note_spent(problem, self._spent(request, reply) if worked else Spent(reply.sent))
@@ -427,7 +430,7 @@ def usage_of(reported: Any) -> Usage | None:
 
 def _count(record: Any, name: str) -> int:
     value = getattr(record, name, None)
-    return value if isinstance(value, int) and value > 0 else 0
+    return value if isinstance(value, int) and 0 < value <= MOST_TOKENS else 0
 
 
 def wire_messages(request: Request) -> list[dict[str, Any]]:

@@ -233,6 +233,24 @@ def test_a_whole_reply_that_breaks_off_may_be_billed(server: LoopbackServer) -> 
     assert (unheard.attempts, unheard.usage.total) == (1, 0)
 
 
+def test_a_reply_that_cannot_be_read_is_billed(server: LoopbackServer) -> None:
+    """One that came whole was paid for, whatever LiteLLM says of its form: asked once, and booked by what came."""
+    error = failure(server, "sub/badusage")
+    spent = spent_by(error)
+    assert (error.code, spent.attempts, spent.usage.estimated, len(server.requests)) == ("bad_reply", 1, True, 1)
+    assert spent.usage.input > 0
+    assert spent.usage.output >= count_tokens(server.requests[0].reply) > 0
+    assert "Traceback" not in error.message
+
+
+@pytest.mark.parametrize("role", ["sub", "root"])
+def test_counts_that_cannot_be_are_not_believed(server: LoopbackServer, role: Any) -> None:
+    """They cannot even be multiplied by a price: the call is estimated, as if nobody had counted."""
+    one = request("openai/sub/unreal", role=role)
+    [completion] = ask(server, one)
+    assert completion.usage == Usage(count_request(one), count_tokens(completion.text), estimated=True)
+
+
 def test_a_hanging_provider_times_out(server: LoopbackServer) -> None:
     """The timeout is a `TransientError` that carries the input's tokens."""
     error = failure(server, "sub/hang", timeout_s=0.2)
