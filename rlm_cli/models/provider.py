@@ -209,6 +209,8 @@ class _Reply:
     cut: Cut | None = None
     usage: Usage | None = None
     finish: Finish = "stop"
+    ended: bool = False
+    """Whether the stream said that this is all of the text."""
     tools: dict[int, str] = field(default_factory=dict)
     """The arguments of tool calls, by their index. Nobody offered tools, and some models call one all the same."""
     sent: int = 1
@@ -302,11 +304,14 @@ class LiteLLMProvider:
                     on_text(reply.text[shown:])
                 if cut:
                     break
-            else:
-                reply.text = reply.text or tool_text(reply.tools)
+        except Exception:  # what breaks behind the end takes nothing from the reply; another one would be paid for, too
+            if not reply.ended:
+                raise
         finally:
             # Also when all went well: an open response would hold its connection.
             await stream.aclose()
+        if reply.finish != "cut":
+            reply.text = reply.text or tool_text(reply.tools)
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         options = self._options
@@ -377,6 +382,7 @@ async def _pieces(stream: Any, reply: _Reply, beat: Callable[[], None]) -> Async
         if not chunk.choices:
             continue
         choice = chunk.choices[0]
+        reply.ended = bool(choice.finish_reason)
         if choice.finish_reason:
             reply.finish = FINISHES.get(str(choice.finish_reason), "stop")
         for call in getattr(choice.delta, "tool_calls", None) or ():

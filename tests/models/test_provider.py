@@ -243,6 +243,15 @@ def test_a_reply_that_cannot_be_read_is_billed(server: LoopbackServer) -> None:
     assert "Traceback" not in error.message
 
 
+def test_what_breaks_behind_the_end_of_a_stream_breaks_nothing(server: LoopbackServer) -> None:
+    """All of the text was there, and was paid for: it is not asked for again because the counts cannot be read."""
+    one = request("openai/root/lazy/badusage", role="root")
+    [completion] = ask(server, one)
+    reply = server.requests[0].reply
+    assert (completion.text, completion.finish, completion.attempts) == (reply, "stop", 1)
+    assert completion.usage == Usage(count_request(one), count_tokens(reply), estimated=True)
+
+
 @pytest.mark.parametrize("role", ["sub", "root"])
 def test_counts_that_cannot_be_are_not_believed(server: LoopbackServer, role: Any) -> None:
     """They cannot even be multiplied by a price: the call is estimated, as if nobody had counted."""
