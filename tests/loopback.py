@@ -11,6 +11,7 @@ Behaviours (any number, separated by `/`):
     eNN           the oracle mislabels NN % of items, chosen by hash(model, item): order-independent
     rotN          error grows by 12 points per doubling of the prompt beyond N tokens
     ctxN          400 with OpenAI's wording when the prompt has more than N tokens
+    cutN          reads N tokens of a longer prompt, and counts these, without a word
     latN          N ms before the reply;  dripN: N ms between streamed pieces;  endless: the stream never ends
     hang          never answers (until the client goes away)
     429xN 500xN 503xN dropxN resetxN   the first N requests to this model name fail, then success; without xN: always.
@@ -501,7 +502,8 @@ class _Exchange:
     def __init__(self, http: _Handler, entry: Logged, index: int, behaviour: Behaviour) -> None:
         self.http, self.entry, self.index, self.behaviour = http, entry, index, behaviour
         self.server = http.server_state
-        self.prompt_tokens = sum(tokens(m["content"]) + 4 for m in entry.messages)
+        sent = sum(tokens(m["content"]) + 4 for m in entry.messages)
+        self.prompt_tokens = min(sent, int(behaviour.number("cut", sent)))
         self._left = self.limited = False
 
     def leave(self) -> None:

@@ -18,7 +18,7 @@ from ..models import Model
 from ..models.breaker import Breaker
 from ..models.cached import Cached
 from ..models.catalog import Choice, choose_models, needs_nothing, secret_values, servers
-from ..models.facts import Facts, Price, check_options, facts, per_million
+from ..models.facts import Facts, Price, check_options, facts, per_million, told_window
 from ..models.ledger import Budgeted, Caps, Ledger, Pricing, pricing
 from ..models.limited import Limited
 from ..models.reported import Reported
@@ -81,7 +81,8 @@ class Models:
     @property
     def windows(self) -> Mapping[str, int | None]:
         """Tokens that each model takes that may be asked, None where that is not known."""
-        return {name: facts(name).window for name in (self.choice.root, self.choice.sub, *self.aliases.values())}
+        names, options = (self.choice.root, self.choice.sub, *self.aliases.values()), self._settings.model_options
+        return {name: told_window(name, options) or facts(name).window for name in names}
 
     @property
     def view(self) -> LedgerView:

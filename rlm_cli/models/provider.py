@@ -22,11 +22,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import RlmError, TransientError
+from ..errors import ProviderError, RlmError, TransientError
 from ..events import Role, Usage
 from . import Completion, Cut, Finish, Message, OnText, Request, Spent, note_spent
 from .catalog import provider_of
-from .facts import OUTPUT_OPTIONS, output_limit, own_output_limit
+from .facts import OUTPUT_OPTIONS, output_limit, own_output_limit, was_cut
 from .failures import Failure, explain, reply_began, unread_reply
 from .turnstile import Place, Turnstile
 
@@ -258,6 +258,8 @@ class LiteLLMProvider:
             if reply.left:
                 self._watched.add(provider_of(request.model))
         usage = reply.usage or estimate(request, reply.text)
+        if request.role == "sub" and was_cut(request.chars, usage):
+            raise self._overflow(request, Spent(reply.sent, usage))
         seconds = time.monotonic() - started
         return Completion(reply.text, usage, request.model, reply.finish, seconds=seconds, attempts=reply.sent)
 
@@ -327,6 +329,15 @@ class LiteLLMProvider:
         elif options.api_key:
             arguments["api_key"] = options.api_key
         return arguments
+
+    def _overflow(self, request: Request, spent: Spent) -> RlmError:
+        """The reply is to the part of the prompt that was read: worse than none. (The root's history is shortened in
+        time where its window is known; what it does not know any more shows.)"""
+        message = f"{request.model} read only {spent.usage.input:,} tokens of a prompt of {request.chars:,} characters"
+        hint = "Send smaller pieces; a local server takes longer ones when it is told so: -O num_ctx=32768"
+        problem = ProviderError(f"{message}: split it", hint=hint, code="context_overflow")
+        note_spent(problem, spent)
+        return problem
 
     def _translated(self, error: Exception, request: Request, reply: _Reply) -> RlmError:
         options = self._options

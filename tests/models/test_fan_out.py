@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -505,10 +504,13 @@ def test_a_later_run_uses_what_an_earlier_one_was_told(tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in kept} == {0o600}
 
 
-SPOILT = '{"version": 1, "key": "' + "ab" * 32 + '", "model": "m", "text": %s, "input": %d, "output": 1}'
+SPOILT = b'{"version": 1, "key": "' + b"ab" * 32 + b'", "model": "m", "text": %s, "input": %d, "output": 1}'
 
 
-@pytest.mark.parametrize("damage", [b"", b"{}", b"[1", b'{"version": 99}', b"\xff\xfe", b"[" * 100_000, (SPOILT % ("null", 1)).encode(), (SPOILT % ('"x"', -1)).encode()])
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"{}", b"[1", b'{"version": 99}', b"\xff\xfe", b"[" * 100_000, SPOILT % (b"null", 1), SPOILT % (b'"x"', -1)],
+)
 def test_a_damaged_reply_is_no_reply(tmp_path: Path, damage: bytes) -> None:
     """Whatever happened to the file, it is asked again."""
     store, key = ReplyStore(tmp_path, 10**6), "ab" * 32
@@ -523,7 +525,7 @@ def test_replies_are_kept_for_the_server_that_gave_them(server: LoopbackServer, 
     replies: list[str] = []
     script = tmp_path / "script.jsonl"
 
-    async def ask(model: str, env: Mapping[str, str]) -> None:
+    async def ask(model: str, env: dict[str, str]) -> None:
         where = {"RLM_HOME": str(tmp_path), "RLM_CACHE": "1", "RLM_MODEL": model, "OPENAI_API_KEY": "sk-0123456789"}
         models = Models(config.load({}, cwd=tmp_path, env=where | env), where | env, cost_given=False)
         chain = models.chain(lambda _event, _span: None)

@@ -260,6 +260,14 @@ def test_counts_that_cannot_be_are_not_believed(server: LoopbackServer, role: An
     assert completion.usage == Usage(count_request(one), count_tokens(completion.text), estimated=True)
 
 
+def test_a_sub_call_that_was_cut_has_failed(server: LoopbackServer) -> None:
+    """A local server answers to the part that fits its window: a reply that looks like any other. It is booked."""
+    ask(server, request("openai/sub/e00/cut500", "x" * 8_000), request("openai/sub/e00/cut500", "x" * 1_000))
+    with pytest.raises(ProviderError, match="read only 500 tokens of a prompt of 20,000 characters") as caught:
+        ask(server, request("openai/sub/e00/cut500", "x" * 20_000))
+    assert (caught.value.code, spent_by(caught.value)) == ("context_overflow", Spent(1, Usage(500, 4)))
+
+
 def test_a_hanging_provider_times_out(server: LoopbackServer) -> None:
     """The timeout is a `TransientError` that carries the input's tokens."""
     error = failure(server, "sub/hang", timeout_s=0.2)
