@@ -255,6 +255,8 @@ class SubCallDesk:
         try:
             completion = await asking.deps.model.complete(request)
         except LimitError as reached:
+            if reached.alone and len(prompt) > self.payload(model):  # that is its own fault, and no end of anything
+                return SubReply(False, f"{reached.message}; {self._too_long(prompt, model)}")
             self.limit = self.limit or reached
             return SubReply(False, reached.message)
         except RlmError as error:
@@ -288,9 +290,11 @@ class SubCallDesk:
             return "the prompt is empty"
         window = self._asking.task.windows.get(model)
         if window and len(prompt) > window * 6:  # no text packs six characters into every token
-            limit = self.payload(model)
-            return f"the prompt has {len(prompt):,} characters and this model takes about {limit:,}: split it"
+            return self._too_long(prompt, model)
         return ""
+
+    def _too_long(self, prompt: str, model: str) -> str:
+        return f"the prompt has {len(prompt):,} characters and this model takes about {self.payload(model):,}: split it"
 
     def payload(self, model: str) -> int:
         """Characters that one call to the model may hold."""

@@ -362,17 +362,19 @@ class Ledger:
         return None
 
     def _refusal(self, limit: str, need: Need) -> LimitError:
-        caps, books = self._caps, self._books
+        caps, books, kept = self._caps, self._books, Need(0.0, 0) if need.last else self._kept
         if limit == "subcalls":
             return LimitError(limit, f"the cap of {caps.subcalls:,} sub-calls is reached", hint="Raise --max-subcalls.")
         if limit == "tokens":
             message = (
                 f"the cap of {caps.tokens:,} tokens: {books.tokens:,} used, the next call may take {need.tokens:,}"
             )
-            return LimitError(limit, message, hint="Raise --max-tokens.")
+            alone = need.tokens > (caps.tokens or 0) - kept.tokens
+            return LimitError(limit, message, hint="Raise --max-tokens.", alone=alone)
         cap, spent, next_one = money(caps.usd or 0.0), money(books.usd), money(need.usd)
         message = f"the cap of {cap}: {spent} spent, the next call may cost {next_one}"
-        return LimitError(limit, message, hint="Raise --max-cost.")
+        alone = need.usd > (caps.usd or 0.0) - kept.usd
+        return LimitError(limit, message, hint="Raise --max-cost.", alone=alone)
 
 
 def _without(usage: Usage, lost: Usage) -> Usage:

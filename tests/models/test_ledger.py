@@ -119,6 +119,22 @@ def test_a_call_that_cannot_fit_is_refused_before_it_is_sent() -> None:
     assert (caught.value.limit, caught.value.code, inner.requests) == ("cost", "limit_cost", [])
 
 
+@pytest.mark.parametrize("caps", [Caps(usd=1.0), Caps(usd=None, tokens=1_000)])
+def test_a_call_that_never_fits_is_told_from_one_that_does_not_any_more(caps: Caps) -> None:
+    """Of a cap, what is kept for the end is nobody else's either."""
+    ledger = Ledger(caps, {"m": PRICE})
+    ledger.keep_for_final(0.2, 200)
+
+    def alone(part: float) -> bool:
+        with pytest.raises(LimitError) as caught:
+            run(ledger.reserve("a", Need(part, int(1_000 * part), sub=True)))
+        return caught.value.alone
+
+    assert alone(0.9) is True
+    ledger.settle("b", "sub", "m", Spent(1, Usage(0, int(0.5 / PRICE.output) if caps.usd else 500)))
+    assert (alone(0.7), alone(0.9)) == (False, True)
+
+
 @pytest.mark.parametrize(
     ("caps", "limit"), [(Caps(usd=None, tokens=100), "tokens"), (Caps(usd=None, tokens=None, subcalls=0), "subcalls")]
 )
