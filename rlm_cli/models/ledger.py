@@ -427,7 +427,7 @@ class Budgeted:
             completion = replace(completion, usage=billed(completion, inputs, request.max_output or 0))
             spent = Spent(completion.attempts, completion.usage)
         except BaseException as error:
-            spent = spent_by(error)
+            spent = within(spent_by(error), inputs, request.max_output or 0)
             note_spent(error, replace(spent, cost_usd=self._settle(request, spent)))
             raise
         cost = self._settle(request, spent)
@@ -502,12 +502,17 @@ def upper_bound(messages: Iterable[Message]) -> int:
 
 
 def billed(completion: Completion, inputs: int, most_output: int) -> Usage:
-    """The usage to book. A reply without one is never free: input as reserved, output by its length. An estimate is
-    never more than a provider could bill that keeps to what it was asked for."""
+    """The usage to book. A reply without one is never free: input as reserved, output by its length."""
     usage = completion.usage
     if not usage.input or (completion.text and not usage.output):
         output = usage.output or -(-len(completion.text.encode("utf-8", "replace")) // 2)
         usage = replace(usage, input=usage.input or inputs, output=output, estimated=True)
-    if not usage.estimated or completion.attempts != 1:
-        return usage
-    return replace(usage, input=min(usage.input, inputs), output=min(usage.output, most_output))
+    return within(Spent(completion.attempts, usage), inputs, most_output).usage
+
+
+def within(spent: Spent, inputs: int, most_output: int) -> Spent:
+    """An estimate of ours is never more than a provider could bill for one request that keeps to what it was asked."""
+    usage = spent.usage
+    if not usage.estimated or spent.attempts != 1:
+        return spent
+    return replace(spent, usage=replace(usage, input=min(usage.input, inputs), output=min(usage.output, most_output)))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlm_cli.errors import LimitError, TransientError, UsageError
+from rlm_cli.errors import LimitError, ProviderError, TransientError, UsageError
 from rlm_cli.events import CallFinished, Calls, Role, Span, Usage
 from rlm_cli.models import Completion, Message, Request, Spent, note_spent
 from rlm_cli.models.facts import FREE, Facts, Price, per_million
@@ -105,6 +105,22 @@ def test_a_failed_call_is_billed_for_what_it_used() -> None:
     assert (ledger.totals().calls, ledger.totals().usage.sub) == (Calls(sub=1, retries=1), Usage(40, 4, estimated=True))
     ledger.settle("never sent", "sub", "m", Spent())
     assert ledger.totals().calls == Calls(sub=1, retries=1)
+
+
+def test_our_estimate_of_a_failed_call_is_no_provider_that_bills_too_much() -> None:
+    """What came of a reply that cannot be read has its envelope with it."""
+    broken = ProviderError("unreadable")
+    note_spent(broken, Spent(1, Usage(10**6, 10**6, estimated=True)))
+
+    def fail(_: Request) -> Completion:
+        raise broken
+
+    warned: list[str] = []
+    ledger, one = Ledger(Caps(), {"m": PRICE}), request(max_output=1_000)
+    with pytest.raises(ProviderError):
+        run(Budgeted(FakeModel(fail), ledger, warn=warned.append).complete(one))
+    assert ledger.totals().usage.sub == Usage(upper_bound(one.messages), 1_000, estimated=True)
+    assert (warned, ledger.excess("m")) == ([], 1.0)
 
 
 # -- the caps ------------------------------------------------------------------------------------------------------
