@@ -45,7 +45,15 @@ UNKNOWN_MODEL = re.compile(
 BROKE = re.compile(
     r"connection error|connection reset|server disconnected|connection refused|payload is not completed", re.I
 )
-PART = re.compile(r"payload is not completed|peer closed connection without sending complete|IncompleteRead", re.I)
+PART = re.compile(
+    r"payload is not completed|peer closed connection without sending complete|IncompleteRead|Raw keys: .*'usage'", re.I
+)
+UNREADABLE = re.compile(r"Invalid response object|Unable to get json response")
+CAME = re.compile(
+    r"(?:Original Response: |received_args=\{'response_object': )(.*?)(?:, 'model_response_object': |\Z)", re.S
+)
+"""What LiteLLM could not read, in its own words about it."""
+MADE = re.compile(r"""["']choices["'] ?: ?\[""")
 BROKEN = {"TransportError", "ClientConnectionError", "ClientPayloadError", "ConnectionError", "gaierror"}
 UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 WAIT = re.compile(r"(?:retry|try again) in (\d+(?:\.\d+)?) ?(ms|s)|retryDelay\W+(\d+(?:\.\d+)?)()s", re.I)
@@ -102,9 +110,22 @@ def explain(error: BaseException, failure: Failure) -> RlmError:
     if isinstance(inner, Exception) and type(error).__name__ == "MidStreamFallbackError":
         return explain(inner, failure)
     text = str(error)
+    if UNREADABLE.match(PREFIX.sub("", text)):  # first: what models wrote is in it, which may read like anything
+        return _unreadable(text, failure)
     said = NOISE.sub("", _said(PREFIX.sub("", text.split("\nTraceback")[0]).strip()))
     detail = redact(said, failure.secrets)[:DETAIL_CHARS]
     return _by_wording(error, text, failure, detail) or _by_status(error, failure, detail)
+
+
+def _unreadable(text: str, failure: Failure) -> RlmError:
+    """A reply that is no reply: not tried again, for it may be one that was paid for, and the next would be like it."""
+    came = CAME.search(text)
+    shown = redact(came[1] if came else "", failure.secrets)[:DETAIL_CHARS]
+    return ProviderError(
+        f"{failure.where} sent a reply that cannot be read: {shown or 'it is empty'}",
+        hint=f"Check that --api-base is an API that LiteLLM knows, or choose another model with {failure.option}.",
+        code="bad_reply",
+    )
 
 
 def _said(text: str) -> str:
@@ -228,6 +249,13 @@ def reply_began(error: BaseException) -> bool:
     """Whether the connection died while a whole reply was on its way: it was made, so it may be billed, though nobody
     has it. One that died before may have reached nobody."""
     return PART.search(str(error)) is not None
+
+
+def unread_reply(error: BaseException) -> str:
+    """What came, where that was a model's reply and could not be read; "" for anything else."""
+    text = str(error)
+    came = CAME.search(text) if UNREADABLE.match(PREFIX.sub("", text)) else None
+    return came[1] if came and MADE.search(came[1]) else ""
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -569,6 +569,17 @@ def test_ways_to_answer(code: str, answer: Answer | None) -> None:
     assert whole(result) == answer
 
 
+@pytest.mark.parametrize("code", ["FINAL = 'forty'", "del FINAL", "import sys; sys.stderr.close(); FINAL = None"])
+def test_the_way_to_answer_cannot_be_lost(code: str) -> None:
+    """`FINAL = value` submits nothing; the cell is told, and the next one can. A function of a cell's own stays."""
+    lost, after = cells(code, "FINAL('next')")
+    assert (lost.status, lost.answer, after.answer) == ("ok", None, Answer("text", b"next"))
+    if "close" not in code:
+        assert "FINAL is a function, to be called: FINAL(value). It was put back." in lost.stderr.head
+    own, after = cells("was = FINAL\ndef FINAL(v): was(v * 2)", "FINAL('ab')")
+    assert (own.stderr.total, after.answer) == (0, Answer("text", b"abab"))
+
+
 def whole(result: StepResult) -> Answer | None:
     """The answer in memory, however large."""
     return result.answer and Answer(result.answer.kind, result.answer.whole())

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm_cli.errors import AuthError, ProviderError, RlmError, TransientError
-from rlm_cli.models.failures import Failure, explain, redact, retry_after
+from rlm_cli.models.failures import Failure, explain, redact, retry_after, unread_reply
 
 WHERE = Failure("gpt-5")
 
@@ -55,6 +55,32 @@ def test_wording_and_status(text: str, status: int | None, kind: type[RlmError],
     to do."""
     error = explain(Raised(text, status), WHERE)
     assert (type(error), error.code, bool(error.hint)) == (kind, code, True)
+
+
+READ = "Unable to get json response - Expecting value: line 1 column 1 (char 0), Original Response: "
+OBJECT = "litellm.APIConnectionError: APIConnectionError: OpenAIException - Invalid response object Traceback (most"
+RECEIVED = "\n\nreceived_args={'response_object': %s, 'model_response_object': ModelResponse(choices=[Choices()])}"
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "said", "came"),
+    [
+        (READ + "<html>", 200, "<html>", ""),
+        (READ, 200, "it is empty", ""),
+        (READ + '{"choices": [{"prompt is too long', 200, '{"choices": [{"prompt is too long', True),
+        (OBJECT + RECEIVED % "{'choices': [no API key]}", 500, "{'choices': [no API key]}", True),
+        (OBJECT + RECEIVED % "[]", 500, "[]", ""),
+    ],
+)
+def test_a_reply_that_cannot_be_read(text: str, status: int, said: str, came: str | bool) -> None:
+    """What a model wrote is in LiteLLM's message, and is not taken for the provider's wording. It is not asked for
+    again; whether it was a reply, which is billed, can be told."""
+    error = Raised(text, status)
+    problem = explain(error, Failure("m", "http://x"))
+    assert (type(problem), problem.code) == (ProviderError, "bad_reply")
+    assert problem.message == f"http://x sent a reply that cannot be read: {said}"
+    assert unread_reply(error) == (said if came else "")
+    assert unread_reply(Raised("'choices': [")) == ""
 
 
 @pytest.mark.parametrize(
