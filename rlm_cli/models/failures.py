@@ -20,6 +20,9 @@ from ..events import Role
 from .catalog import KEYS, provider_of
 
 DETAIL_CHARS = 400
+READ_CHARS = 64 * 1024
+"""Of what was raised: it may repeat the prompt, which model code chose, and a pattern would take hours over megabytes
+while nothing else can run."""
 LATER = "Try again later; the provider's status page may say when."
 
 NO_KEY = re.compile(
@@ -50,7 +53,7 @@ BROKEN = {"TransportError", "ClientConnectionError", "ClientPayloadError", "Conn
 UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 WAIT = re.compile(r"(?:retry|try again) in (\d+(?:\.\d+)?) ?(ms|s)|retryDelay\W+(\d+(?:\.\d+)?)()s", re.I)
 PREFIX = re.compile(r"^(?:litellm\.\w+: |\w*(?:Error|Exception) ?[:-] (?:- )?|\w+Exception - )+")
-NOISE = re.compile(r" ssl:(?:<[^>]*>|\w+)|\.? Handle with `litellm\.\w+`\.?")
+NOISE = re.compile(r" ssl:(?:<[^<>]*>|\w+)|\.? Handle with `litellm\.\w+`\.?")
 """What LiteLLM and aiohttp say to programmers in the middle of a sentence."""
 NO_PROVIDER = "LLM Provider NOT provided"
 SECRETS = (
@@ -59,7 +62,7 @@ SECRETS = (
     (re.compile(r"([?&](?:key|api_key|apikey|token|access_token|sig|signature)=)[^&\s'\"]+", re.I), r"\1[key]"),
     (re.compile(r"((?:authorization|x-api-key|api-key)\W{1,4}(?:(?:bearer|basic)\s+)?)[^\s'\",}]+", re.I), r"\1[key]"),
     (re.compile(r"(bearer\s+)[\w.~+/=-]{6,}", re.I), r"\1[key]"),
-    (re.compile(r"([a-z][a-z\d+.-]*://)[^/\s@]+@", re.I), r"\1[key]@"),
+    (re.compile(r"://[^/?#\s]+@"), "://[key]@"),  # up to the last @: a password may hold some
 )
 
 
@@ -101,7 +104,7 @@ def explain(error: BaseException, failure: Failure) -> RlmError:
     inner = getattr(error, "original_exception", None)
     if isinstance(inner, Exception) and type(error).__name__ == "MidStreamFallbackError":
         return explain(inner, failure)
-    text = str(error)
+    text = str(error)[:READ_CHARS]
     said = NOISE.sub("", _said(PREFIX.sub("", text.split("\nTraceback")[0]).strip()))
     detail = redact(said, failure.secrets)[:DETAIL_CHARS]
     return _by_wording(error, text, failure, detail) or _by_status(error, failure, detail)

@@ -132,12 +132,20 @@ def test_retry_after(headers: dict[str, str] | None, text: str, expected: float 
         "headers: {'Authorization': 'Bearer SECRETsecret123'}",
         "x-api-key: SECRETsecret123",
         "connect to https://user:SECRETsecret123@proxy:3128",
+        "connect to https://user:p@SECRETsecret123@proxy:3128",
         "AIzaSECRETsecret123SECRETsecret123SEC",
     ],
 )
 def test_secrets_by_their_looks(text: str) -> None:
     """Keys are taken out although nobody told us their value."""
     assert "SECRET" not in redact(text)
+
+
+@pytest.mark.parametrize("echo", ["a" * 2_000_000, " ssl:<" * 300_000, "model" * 400_000, "://" * 600_000])
+def test_an_echoed_prompt_is_read_in_no_time(echo: str) -> None:
+    """A server may repeat the prompt in its error, and model code chose that: no pattern takes hours over it."""
+    assert explain(Raised(f"bad input: {echo}", 422), WHERE).code == "bad_request"
+    assert redact(echo) == echo
 
 
 @given(before=st.text(), secret=st.text(min_size=6, max_size=40), after=st.text())
