@@ -11,7 +11,8 @@ import email.utils
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -89,11 +90,23 @@ def redact(text: str, secrets: tuple[str, ...] = ()) -> str:
     """`text` without keys: the known `secrets` by value, others by their usual looks."""
     for secret in secrets:
         if len(secret) >= 6:
-            for spelling in (secret, quote(secret, safe="")):  # as it is, and as it stands in a URL
+            for spelling in spellings(secret):
                 text = text.replace(spelling, "[key]")
     for pattern, replacement in SECRETS:
         text = pattern.sub(replacement, text)
     return text
+
+
+def spellings(secret: str) -> Iterator[str]:
+    """A secret as it is, as it stands in a URL or in JSON, and what shows of it in the base64 of any text around it."""
+    yield secret
+    data = secret.encode("utf-8", "surrogateescape")  # from the environment, which may hold any bytes
+    inside = json.dumps(secret)[1:-1]
+    yield from (quote(data, safe=""), quote(data), inside, inside.replace("/", "\\/"))
+    for before in range(3):
+        code = b64encode(bytes(before) + data).decode("ascii")
+        whole = code[-(-before * 8 // 6) : (before + len(data)) * 8 // 6]
+        yield from (whole, whole.replace("+", "-").replace("/", "_"))
 
 
 def explain(error: BaseException, failure: Failure) -> RlmError:
