@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Mapping
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -158,6 +161,7 @@ def test_retry_after(headers: dict[str, str] | None, text: str, expected: float 
         "headers: {'Authorization': 'Bearer SECRETsecret123'}",
         "x-api-key: SECRETsecret123",
         "connect to https://user:SECRETsecret123@proxy:3128",
+        "connect to https://user:p@SECRETsecret123@proxy:3128",
         "AIzaSECRETsecret123SECRETsecret123SEC",
     ],
 )
@@ -166,11 +170,36 @@ def test_secrets_by_their_looks(text: str) -> None:
     assert "SECRET" not in redact(text)
 
 
+@pytest.mark.parametrize("echo", ["a" * 2_000_000, " ssl:<" * 300_000, "model" * 400_000, "://" * 600_000])
+def test_an_echoed_prompt_is_read_in_no_time(echo: str) -> None:
+    """A server may repeat the prompt in its error, and model code chose that: no pattern takes hours over it."""
+    assert explain(Raised(f"bad input: {echo}", 422), WHERE).code == "bad_request"
+    assert redact(echo) == echo
+
+
 @given(before=st.text(), secret=st.text(min_size=6, max_size=40), after=st.text())
 def test_known_secrets_never_show(before: str, secret: str, after: str) -> None:
     """A value we know is gone from any text around it."""
     stand_in = redact(f"{before}{secret}{after}", (secret,))
     assert secret not in stand_in or secret in "[key]"
+
+
+@given(before=st.binary(max_size=8), secret=st.text(min_size=6, max_size=40), after=st.binary(max_size=8))
+def test_known_secrets_never_show_in_another_spelling(before: bytes, secret: str, after: bytes) -> None:
+    """In a URL, in JSON, and in the base64 of a header that holds them: nothing of a key can be read back."""
+    data = secret.encode()
+    for spelled in (quote(secret), quote(secret, safe=""), json.dumps(secret), json.dumps(secret).replace("/", "\\/")):
+        assert "[key]" in redact(f"<{spelled}>", (secret,))
+    for encode in (b64encode, urlsafe_b64encode):
+        shown = redact(f"<{encode(before + data + after).decode()}>", (secret,))
+        assert "[key]" in shown
+        assert len(shown) <= len("<[key]>") + 2 + (len(before) + len(after) + 4) * 4 // 3 + 4
+
+
+def test_a_secret_of_any_bytes_is_hidden() -> None:
+    """An environment may hold what is no UTF-8; the error that is told must not break on it."""
+    secret = b"\xff\xfeabcdefgh".decode("utf-8", "surrogateescape")
+    assert redact(f"no {secret} and no %FF%FEabcdefgh", (secret,)) == "no [key] and no [key]"
 
 
 def test_messages_say_where_and_what_next() -> None:
