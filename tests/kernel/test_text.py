@@ -105,6 +105,17 @@ def test_slices_and_characters(both: tuple[str, Text], start: int | None, stop: 
     assert (len(text), bool(text), str(text), list(text)) == (len(string), bool(string), string, list(string))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+@pytest.mark.parametrize("before", range(12, 36))
+def test_the_first_byte_beyond_ascii_may_end_a_read(before: int, encoding: str) -> None:
+    """A character that is cut off there says nothing yet: it may be Latin-1's only one."""
+    string = "a" * before + "\u00e9 and no more" + "b" * 40
+    assert str(text_of(string.encode(encoding))) == string
+    survey = encoded(string.encode(encoding))
+    survey.survey(3, before)
+    assert survey.text(0, 1000) == string
+
+
 @given(both=BOTH, sub=SHORT, data=st.data(), start=PLACES, stop=PLACES)
 @pytest.mark.parametrize("name", ["find", "rfind", "index", "rindex", "count", "startswith", "endswith"])
 def test_finding(

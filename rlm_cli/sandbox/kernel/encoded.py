@@ -137,14 +137,18 @@ class Encoded:
         return newlines, len(starts) * size
 
     def _is_utf8(self, piece: bytes, *, final: bool = False) -> bool:
-        """Whether a piece that begins with a character may be UTF-8. Settles that it is, when it is not all ASCII."""
+        """Whether a piece that begins with a character may be UTF-8."""
         if self.errors == "strict" and not piece.isascii():
             try:
-                self._decode(piece, final=final)
+                self._heed(piece, final=final)
             except UnicodeDecodeError:
                 return False
-            self.auto = False
         return True
+
+    def _heed(self, data: bytes, *, final: bool) -> None:
+        """Settles that it is UTF-8, when there is a character beyond ASCII. One that is cut off may still be none."""
+        if not self._decode(data, final=final)[0].isascii():
+            self.auto = False
 
     def settle(self) -> None:
         """Decide how bytes beyond ASCII are read, if there are any."""
@@ -196,8 +200,7 @@ class Encoded:
             self._add(len(data), len(data))
             return
         if self.auto:
-            self._decode(data, final=self._done + len(data) == self.size)
-            self.auto = False
+            self._heed(data, final=self._done + len(data) == self.size)
         at = 0
         while at < len(data):
             piece = data[at : at + self._stride]
