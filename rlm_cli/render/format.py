@@ -115,9 +115,7 @@ def header_lines(run: RunStarted) -> list[str]:
     """What is read by whom for how much: two or three lines."""
     names = names_text(run.names)
     facts = facts_text(run.sources)
-    skipped = skipped_text(run.sources.skipped)
-    if skipped:
-        skipped = dotted(skipped, f"rlm sources {names_text(run.names[:1])} --skipped" if len(run.names) == 1 else "")
+    skipped = dotted(skipped_text(run.sources.skipped), clean_line(run.skips, 2 * _NAME))
     cap = run.limits.get("cost")
     return [
         line

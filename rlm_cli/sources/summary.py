@@ -22,7 +22,7 @@ def summary_line(corpus: Corpus, sources: Sequence[str], options: SourceOptions 
     line = f"{_what(corpus)} · {human_bytes(facts.bytes)} · ~{compact_count(facts.tokens_est)} tokens"
     if not facts.skipped.total:
         return line
-    return f"{line}; {skipped_words(facts.skipped)} — {_command(sources, options)}"
+    return f"{line}; {skipped_words(facts.skipped)} — {skips_command(sources, options)}"
 
 
 def stored(corpus: Corpus) -> dict[str, int]:
@@ -63,7 +63,8 @@ def _what(corpus: Corpus) -> str:
     return " and ".join([*([named] if files else []), *(["stdin"] if stdin else [])])
 
 
-def _command(sources: Sequence[str], options: SourceOptions) -> str:
+def skips_command(sources: Sequence[str], options: SourceOptions) -> str:
+    """What lists the paths that this walk left out."""
     words = [*filter_flags(options), *(quote(shown(source)) for source in sources if source != STDIN)]
     line = " ".join(["rlm sources", *words, "--skipped"])
     return line if len(line) <= LONGEST_COMMAND else "rlm sources … --skipped"
