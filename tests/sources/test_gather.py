@@ -406,6 +406,12 @@ def test_named_but_not_a_file(here: Path) -> None:
         "special_file",
         "unreadable",
     ]
+    (here / "self").symlink_to("self")
+    assert (failed("self").message, failed("self").hint) == (
+        "self is a symbolic link that leads to itself, not a file",
+        "",
+    )
+    assert failed("fifo").hint == "pipe it: cat fifo | rlm ask - ..."
     if Path("/proc/version").exists():
         assert "a file of the kernel" in failed("/proc/version").message
 
