@@ -413,7 +413,8 @@ def find_key(name: str) -> tuple[Key, str]:
     key = KEYS[head]
     if not key.many or not entry:
         raise KeyError(name)
-    return key, entry
+    # As TOML has it: prices."openai/my-model"
+    return key, entry[1:-1] if len(entry) > 2 and entry[0] == entry[-1] == '"' else entry
 
 
 def unknown_key(name: str) -> str:
