@@ -17,7 +17,7 @@ import sys
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -155,8 +155,6 @@ def _watch_sending() -> None:
 def warm_up() -> None:
     """Import what the first request needs. Blocking; thread-safe; nothing is sent."""
     _litellm()
-    with _without_collection(), suppress(ImportError):
-        import openai.resources  # noqa: F401 - most providers speak through it; 0.3 s at the first call otherwise
 
 
 def count_tokens(text: str) -> int:

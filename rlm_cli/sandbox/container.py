@@ -403,7 +403,8 @@ class Engine:
                 answer = api._get(api._url("/containers/{0}/json", container), timeout=min(patience, self._timeout))
                 return dict(api._result(answer, True))
         except SandboxError as error:
-            if isinstance(error.__cause__, NotFound):
+            # Podman says it in a 500 of one whose removal is under way.
+            if isinstance(error.__cause__, NotFound) or "no such container" in error.message.lower():
                 return None
             raise
 

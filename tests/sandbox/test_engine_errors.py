@@ -413,6 +413,19 @@ def test_the_way_to_remove_a_container_is_the_engines_own(
         engine.close()
 
 
+def test_podman_has_a_container_no_more_whatever_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a container is removed, Podman's answer is a 500; another 500 says nothing of the container."""
+    said = "container 22c does not exist in database: no such container"
+    asked = {"GET /containers/a/json": (500, {"message": said}), "GET /containers/b/json": (500, {"message": "busy"})}
+    with fake_engine({**PODMAN, **asked}) as fake:
+        monkeypatch.setenv("DOCKER_HOST", fake.address)
+        engine = Engine()
+        assert engine.inspect("a") is None
+        with pytest.raises(SandboxError):
+            engine.inspect("b")
+        engine.close()
+
+
 def test_h01_a_broken_docker_does_not_hide_podman(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """auto: Docker, and where that does not answer Podman; when neither does, Docker is what is told about. Who names
     an engine, by DOCKER_HOST or --sandbox docker, gets that one or none."""
