@@ -76,4 +76,6 @@ def filter_flags(options: SourceOptions) -> list[str]:
     flags += ["--hidden"] if options.hidden else []
     flags += ["--no-ignore"] if options.no_ignore else []
     flags += ["-L"] if options.follow else []
+    flags += [f"--convert {options.convert}"] if options.convert != DEFAULT_OPTIONS.convert else []
+    flags += ["--set sources.archives=false"] if not options.archives else []
     return flags + [f"-g {quote(glob)}" for glob in options.globs]
