@@ -286,11 +286,10 @@ class _Loop:
             self.deps.sandbox.execute(code, timeout=timeout or self.task.limits.step_s, on_output=on_output)
         )
         result = await self.watch(cell)
-        for stream, captured in (("stdout", result.stdout), ("stderr", result.stderr)):
+        streams: dict[Stream, Captured] = {"stdout": result.stdout, "stderr": result.stderr}
+        for stream, captured in streams.items():
             if captured.total:
-                gap = f"\n[... {captured.dropped:,} bytes not kept ...]\n" if captured.dropped else ""
-                text = captured.head + gap + captured.tail
-                self.emit(Output(step, "stdout" if stream == "stdout" else "stderr", text, captured.total))
+                self.emit(Output(step, stream, captured.text, captured.total))
         if result.restarted:
             self.emit(KernelRestarted(result.restarted, step))
         return result
@@ -355,13 +354,10 @@ class _Loop:
 
     def remember(self, stdout: Captured) -> None:
         """Keep what the code printed last: should nothing better come, it is what was found."""
-        text = (
-            stdout.head + (f"\n[... {stdout.dropped:,} bytes not kept ...]\n" if stdout.dropped else "") + stdout.tail
-        )
         self.deps.found.iterations = self.step
-        if text.strip():
+        if stdout.text.strip():
             self.deps.found.note = LAST_OUTPUT
-            self.deps.found.answer = Answer("text", text.encode("utf-8", "replace"))
+            self.deps.found.answer = Answer("text", stdout.text.encode("utf-8", "replace"))
 
     def keep(self, result: StepResult, note: str) -> None:
         """What a cell did until it was stopped belongs to what was found: its output comes below that of the cell

@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union
 
+from .units import human_count
+
 SCHEMA_VERSION = 1
 
 Role = Literal["root", "sub", "final"]
@@ -120,6 +122,12 @@ class Skipped:
     @property
     def total(self) -> int:
         return sum(vars(self).values())
+
+    def __str__(self) -> str:
+        """`skipped 37 (22 ignored, 9 binary, 6 hidden)`, most frequent first; "" when nothing was."""
+        counts = sorted(vars(self).items(), key=lambda item: -item[1])
+        reasons = ", ".join(f"{human_count(count)} {name.replace('_', ' ')}" for name, count in counts if count)
+        return f"skipped {human_count(self.total)} ({reasons})" if reasons else ""
 
 
 @dataclass(frozen=True)

@@ -35,14 +35,14 @@ FLOODS: Mapping[str, str] = {
 """Case E05: nothing that commands the terminal, and far too much of it."""
 
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
-REDRAW = re.compile(r"\r(?:\x1b\[\d+A)?\x1b\[J")
+REDRAW = re.compile(r"\r(?:\x1b\[\d+A)? \x1b\[J\r")
 """What the live view sends to erase its own lines; no text of `TEXTS` has it."""
 
 
 def commands(sent: str) -> list[str]:
     """What a terminal would obey, or not show, in what was sent to it: [] for the work of an honest program. Only our
     colours and the live view's own redrawing are allowed. Judged by Unicode, not by the sanitizer's own tables."""
-    rest = REDRAW.sub("", COLOUR.sub("", sent.replace("\r\n", "\n")))
+    rest = REDRAW.sub("", COLOUR.sub("", sent)).replace("\r\n", "\n")
     return [f"U+{ord(char):04X}" for char in rest if char not in "\n\t" and _is_command(char)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,13 @@ def test_functions_fit_a_screen(path: Path) -> None:
         and node.end_lineno - node.lineno + 1 > FUNCTION_LINES
     }
     assert long == {}
+
+
+def test_the_map_names_every_part() -> None:
+    """docs/ARCHITECTURE.md, and nothing that is gone."""
+    drawn = (ROOT / "docs" / "ARCHITECTURE.md").read_text("utf-8").split("```")[1]
+    named = re.findall(r"^  (\w+)(?:\.py|/) ", drawn, re.MULTILINE)
+    assert sorted(named) == sorted({part_of(path) for path in modules()} - {"__init__", "__main__"})
 
 
 def test_only_config_reads_the_environment() -> None:

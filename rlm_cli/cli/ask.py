@@ -291,10 +291,12 @@ def carry_out(invocation: Invocation, plan: Plan, models: Models, box: Runtime, 
             stack.callback(log.close)
             log.write_manifest(plan.corpus.documents)
             listeners.append(log)
-        view = view_for(sys.stderr, look, progress=settings.output.progress, quiet=settings.run.quiet)
-        stack.callback(view.close)
         if settings.output.format == "events":
             listeners.append(events)
+            # On one terminal the lines of the one would be drawn over by the other.
+            look = replace(look, live=look.live and not sink.stream.isatty())
+        view = view_for(sys.stderr, look, progress=settings.output.progress, quiet=settings.run.quiet)
+        stack.callback(view.close)
         named = settings.output.format != "text"
         plan = replace(plan, keep=lambda answer: keep(answer, log, named=named))
         ended = ask_once(plan, models, box, listeners=tuple(listeners), view=view, debug=settings.run.debug)

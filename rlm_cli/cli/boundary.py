@@ -141,6 +141,7 @@ def _invoke(args: Sequence[str]) -> int:
     except typer.TyperException as error:
         return _end_with(_as_usage_error(error, args), args)
     except typer.Abort:
+        print(file=sys.stderr)  # the cursor is behind the question
         return _end_with(Interrupted("stopped: no answer was given"), args)
     except KeyboardInterrupt:
         return _end_with(Interrupted(), args)

@@ -42,11 +42,13 @@ def list_(
     if json:
         show.as_json({"schema_version": 1, "settings": {name: _facts(settings, name) for name in settings.origins}})
         return
+    from ..render.tables import Column
+
     show.warnings(settings)
     rows = [
         [name, _shown(settings, name), *([str(where)] if origin else [])] for name, where in settings.origins.items()
     ]
-    show.table(settings, ["key", "value", *(["origin"] if origin else [])], rows)
+    show.table(settings, [Column("key", keep=True), "value", *(["origin"] if origin else [])], rows)
 
 
 @app.command(cls=options.Command)

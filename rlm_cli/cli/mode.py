@@ -9,6 +9,7 @@ from typing import Literal
 
 from .. import config, routing
 from ..errors import SandboxError
+from ..models.catalog import SCRIPTED
 from ..models.facts import LOCAL_PROVIDERS, facts, output_limit
 from ..render.ticker import Ticker
 from ..sandbox.decoded import read_texts
@@ -95,7 +96,7 @@ def _depth(settings: config.Settings) -> int:
 def _kind(model: str) -> Literal["", "offline", "scripted"]:
     if model == "offline":
         return "offline"
-    return "scripted" if model.startswith("scripted:") else ""
+    return "scripted" if model.startswith(SCRIPTED) else ""
 
 
 def _window(settings: config.Settings, model: str) -> int | None:

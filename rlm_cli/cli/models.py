@@ -48,7 +48,8 @@ def list_(
     from ..render.tables import Column
 
     names = ("model", "usable by", "window", "in", "out", "cached", "alias")
-    columns = [Column(name, "right" if name in ("window", "in", "out", "cached") else "left") for name in names]
+    numbers = ("window", "in", "out", "cached")
+    columns = [Column(name, "right" if name in numbers else "left", keep=name == "model") for name in names]
     show.table(settings, columns, [_row(settings, row.facts, row.usable_by) for row in rows])
     if not everything and len(rows) <= 1:
         show.note(settings, "rlm: no provider's key was found; `rlm models list -a` lists every model")

@@ -20,6 +20,7 @@ from ..events import (
     SandboxInfo,
     SandboxReady,
     SourcesFacts,
+    Status,
     StepFinished,
     Timing,
     Totals,
@@ -136,7 +137,7 @@ def _result(
     tally: Tally,
     totals: Totals,
     *,
-    status: str,
+    status: Status,
     answer: Answer | None,
     error: RlmError | None,
     exit_code: ExitCode,
@@ -148,7 +149,7 @@ def _result(
     file = answer_file(answer)
     return Result(
         run_id=started.run_id,
-        status=status,  # type: ignore[arg-type]  # one of Status: see the two callers
+        status=status,
         answer=None if file else answer_text(answer) if answer else "",
         data=answer_data(answer) if answer and not file else None,
         citations=citations,

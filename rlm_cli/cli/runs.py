@@ -136,7 +136,7 @@ def show_(
     json: options.Json = False,
 ) -> None:
     """Show a run: all of it in short, or the parts you name."""
-    from ..render.show import Part, ShowOptions
+    from ..render.show import Part, ShowOptions, print_show
 
     settings, directory = options.settings(ctx), _find(ctx, run)
     if json:
@@ -157,13 +157,7 @@ def show_(
         _print_answer(settings, directory, result)
         return
     chosen = ShowOptions(parts, step) if parts else ShowOptions(step=step)
-    show.paged(settings, lambda stream, look: _print_show(stream, directory, chosen, look))
-
-
-def _print_show(stream: Any, directory: Path, chosen: Any, look: Any) -> None:
-    from ..render.show import print_show
-
-    print_show(stream, runlog.read_run(directory), chosen, look=look)
+    show.paged(settings, lambda stream, look: print_show(stream, runlog.read_run(directory), chosen, look=look))
 
 
 @app.command(cls=options.Command)
@@ -176,19 +170,15 @@ def replay(
 ) -> None:
     """Draw a run again as it was seen: no calls, no key, no container. The answer goes to stdout."""
     from ..render.citations import print_citations
-    from ..render.live import LiveView
     from ..render.look import look_for
     from ..render.replay import replay as draw
-    from ..render.views import View, view_for
+    from ..render.views import view_for
 
     if not 0.01 <= speed <= 1000:
         raise UsageError(f"--speed {speed:g}: it is between 0.01 and 1000", hint="--no-delay")
     settings, directory, env = options.settings(ctx), _find(ctx, run), config.environment()
     look = look_for(sys.stderr, color=settings.output.color, env=env, verbosity=settings.run.verbose)
-    progress = settings.output.progress
-    view: View = view_for(sys.stderr, look, progress=progress, quiet=settings.run.quiet)
-    if isinstance(view, LiveView):
-        view = LiveView(sys.stderr, look, clock=None)
+    view = view_for(sys.stderr, look, progress=settings.output.progress, quiet=settings.run.quiet, clock=None)
     try:
         draw(runlog.read_run(directory), view, speed=speed, no_delay=no_delay, from_step=from_step)
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +16,7 @@ from .wiring import make_engine, sandbox_options
 
 if TYPE_CHECKING:
     from ..sandbox.container import ContainerFacts, Engine, VolumeFacts
-    from ..sandbox.image import OnImageProgress
+    from ..sandbox.image import ImageProgress, OnImageProgress
     from .doctor import Check
 
 app = options.command_group(
@@ -148,10 +148,11 @@ def _progress(settings: config.Settings) -> Iterator[OnImageProgress]:
     from ..render.look import look_for
     from ..render.ticker import Ticker
 
-    ticker = Ticker(sys.stderr, look_for(sys.stderr, color=settings.output.color, env=config.environment()))
+    look = look_for(sys.stderr, color=settings.output.color, env=config.environment())
+    ticker = Ticker(sys.stderr, look, quiet=settings.run.quiet)
     said: set[str] = set()
 
-    def tell(progress: Any) -> None:
+    def tell(progress: ImageProgress) -> None:
         size = f" ({units.human_bytes(progress.total)})" if progress.total else ""
         if progress.phase not in said:
             said.add(progress.phase)
@@ -160,6 +161,6 @@ def _progress(settings: config.Settings) -> Iterator[OnImageProgress]:
             ticker.show(f"{progress.phase} {progress.percent:.0f} %{size}")
 
     try:
-        yield (lambda _progress: None) if settings.run.quiet else tell
+        yield tell
     finally:
         ticker.close()

@@ -7,6 +7,7 @@ import io
 import json
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -77,4 +78,10 @@ def paged(settings: config.Settings, draw: Callable[[TextIO, Look], None]) -> No
         draw(sys.stdout, look)
         return
     # -R: colours; -F -X: leave the text on the screen.
-    subprocess.run(pager, input=text.getvalue().encode(), env={"LESS": "-FRX", **env}, check=False)  # noqa: S603
+    with subprocess.Popen(pager, stdin=subprocess.PIPE, env={"LESS": "-FRX", **env}) as process:  # noqa: S603
+        # Ctrl-C is the pager's: killed for it, it would leave the terminal without echo.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            process.communicate(text.getvalue().encode())
+        finally:
+            signal.signal(signal.SIGINT, before)

@@ -114,14 +114,17 @@ def _print_documents(
     if top is not None:
         documents = sorted(documents, key=lambda document: -document.size)[:top]
     rows = [[human_bytes(d.size), f"~{compact_count(d.size // 4)}", d.name] for d in documents]
-    show.table(settings, [Column("size", "right"), Column("tokens", "right"), "name"], rows)
+    show.table(settings, [Column("size", "right"), Column("tokens", "right"), Column("name", keep=True)], rows)
 
 
 def _print_skips(settings: config.Settings, skips: Sequence[Skip], *, null: bool) -> None:
     if null:
         _print_names([skip.path for skip in skips], null=True)
     elif skips:
-        show.table(settings, ["path", "reason", "rule"], [[s.path, s.reason.replace("_", " "), s.rule] for s in skips])
+        from ..render.tables import Column
+
+        columns = [Column("path", keep=True), Column("reason"), Column("rule", keep=True)]
+        show.table(settings, columns, [[s.path, s.reason.replace("_", " "), s.rule] for s in skips])
 
 
 def _print_names(names: Sequence[str], *, null: bool) -> None:

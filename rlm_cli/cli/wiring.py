@@ -17,7 +17,7 @@ from ..events import ROOT, Emit, ModelPair, Preparing, Totals, Warned
 from ..models import Model
 from ..models.breaker import Breaker
 from ..models.cached import Cached
-from ..models.catalog import Choice, choose_models, needs_nothing, secret_values
+from ..models.catalog import SCRIPTED, Choice, choose_models, needs_nothing, secret_values
 from ..models.facts import Facts, Price, check_options, facts, per_million
 from ..models.ledger import Budgeted, Caps, Ledger, Pricing, pricing
 from ..models.limited import Limited
@@ -139,7 +139,7 @@ class Models:
         if needs_nothing(model):
             from ..models.scripted import ScriptedModel
 
-            return ScriptedModel.load(Path(model.removeprefix("scripted:")))
+            return ScriptedModel.load(Path(model.removeprefix(SCRIPTED)))
         from ..models.provider import LiteLLMProvider
 
         return LiteLLMProvider(self._options())

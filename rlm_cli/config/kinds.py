@@ -136,14 +136,14 @@ def choice(*names: str) -> Kind[Any]:
     return Kind(parse, {"enum": list(names)})
 
 
-def runtime(value: object) -> Any:
-    """Refuse by name what is planned and not there, rather than run something else."""
-    text = _text(value).lower()
-    if text in ("auto", "docker", "podman", "process"):
-        return text
-    if text == "local":
+_RUNTIMES = choice("auto", "docker", "podman", "process")
+
+
+def _runtime(value: object) -> Any:
+    """Who expects to run the code without any walls is told what there is."""
+    if isinstance(value, str) and value.strip().lower() == "local":
         raise ValueError("model code runs in a container; where there can be none: --sandbox process")
-    raise ValueError(f"{value!r} is not one of auto, docker, podman, process")
+    return _RUNTIMES.parse(value)
 
 
 def or_none(kind: Kind[T]) -> Kind[T | None]:
@@ -222,3 +222,4 @@ PRICE: Kind[Price] = Kind(
     _show_price,
 )
 OPTIONAL_PRICE: Kind[Price | None] = Kind(_price, PRICE.schema, lambda value: _show_price(value) if value else "")
+RUNTIME: Kind[Any] = Kind(_runtime, _RUNTIMES.schema)

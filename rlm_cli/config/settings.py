@@ -17,6 +17,7 @@ from .kinds import (
     OPTIONAL_TEXT,
     OPTIONAL_URL,
     PRICE,
+    RUNTIME,
     SCALAR,
     SIZE,
     TEXT,
@@ -27,7 +28,6 @@ from .kinds import (
     choice,
     count,
     or_none,
-    runtime,
     size,
 )
 
@@ -226,7 +226,7 @@ class Sandbox:
     """The container, or the confined process, that runs the model's code."""
 
     runtime: Literal["auto", "docker", "podman", "process"] = _key(
-        Kind(runtime, {"enum": ["auto", "docker", "podman", "process"]}),
+        RUNTIME,
         "auto",
         "what runs the model's code; auto: Docker, and where none answers Podman; process: no container "
         "(rlm help sandbox)",
@@ -399,10 +399,11 @@ OTHER_VARIABLES: Sequence[tuple[str, str]] = (
     ("RLM_CONFIG", "the config file to use instead of the user's (--config)"),
     ("RLM_HOME", "one folder for configuration, runs and cache"),
     ("RLM_API_KEY", "the key for RLM_API_BASE, or for the model's provider"),
-    ("NO_COLOR", "not empty: no colour"),
-    ("FORCE_COLOR", "not empty: colour even where there is no terminal"),
+    ("NO_COLOR", "not empty: no colour, no animation"),
+    ("FORCE_COLOR", "not empty, 0 or false: colour even where there is no terminal"),
     ("TERM", "dumb: no colour, no animation"),
-    ("CI", "not empty: one plain line per step"),
+    ("CI", "not empty, 0 or false: one plain line per step"),
+    ("PAGER", "what shows a long `rlm runs show`; unset: less"),
     ("EDITOR", "what `rlm config edit` opens (VISUAL goes first)"),
     ("HTTP_PROXY, HTTPS_PROXY, NO_PROXY", "how model providers and URLs are reached; never passed to the sandbox"),
     ("DOCKER_HOST", "the container engine to use"),

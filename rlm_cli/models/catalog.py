@@ -13,6 +13,8 @@ from ..errors import AuthError
 from .facts import LOCAL_PROVIDERS, Facts, all_models, facts
 
 PAIRS_AS_OF = "2026-11"
+SCRIPTED = "scripted:"
+"""Before the path of a script that plays a model."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def _by_name(model: str) -> str:
 
 def needs_nothing(model: str) -> bool:
     """Built-in and scripted models: no provider at all."""
-    return model == "offline" or model.startswith("scripted:")
+    return model == "offline" or model.startswith(SCRIPTED)
 
 
 def present_key(provider: str, env: Mapping[str, str]) -> str:

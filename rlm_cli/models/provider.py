@@ -153,7 +153,7 @@ def _watch_sending() -> None:
 
 
 def warm_up() -> None:
-    """Import what the first request needs. Blocking; thread-safe; nothing is sent."""
+    """Import LiteLLM. Blocking; thread-safe; nothing is sent."""
     _litellm()
 
 

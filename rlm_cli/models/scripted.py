@@ -33,7 +33,6 @@ from ..errors import AuthError, ProviderError, RlmError, TransientError, UsageEr
 from ..events import Role, Usage
 from . import Completion, Finish, OnText, Request, Spent, note_spent
 
-PREFIX = "scripted:"
 PIECE_CHARS = 24
 ROLES = ("root", "sub", "final")
 ERRORS: Mapping[str, RlmError] = {

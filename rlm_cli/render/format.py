@@ -25,7 +25,6 @@ from ..events import (
     Result,
     RunStarted,
     SandboxReady,
-    Skipped,
     SourcesFacts,
     Span,
     StepFinished,
@@ -71,21 +70,6 @@ def facts_text(facts: SourcesFacts) -> str:
     return dotted(counted(facts.files, "file"), human_bytes(facts.bytes), f"~{compact_count(facts.tokens_est)} tokens")
 
 
-def skipped_text(skipped: Skipped) -> str:
-    """`skipped 37 (22 ignored, 9 binary, 6 hidden)`, most frequent first; "" when nothing was."""
-    reasons = {
-        "ignored": skipped.ignored,
-        "hidden": skipped.hidden,
-        "binary": skipped.binary,
-        "too large": skipped.too_large,
-        "unreadable": skipped.unreadable,
-        "special": skipped.special,
-    }
-    found = sorted(((count, name) for name, count in reasons.items() if count), key=lambda pair: -pair[0])
-    listed = ", ".join(f"{human_count(count)} {name}" for count, name in found)
-    return f"skipped {human_count(skipped.total)} ({listed})" if found else ""
-
-
 def names_text(names: Sequence[str]) -> str:
     """The sources as named, at most three of them."""
     shown = " ".join(clean_line(name, _NAME) for name in names[:3])
@@ -115,7 +99,9 @@ def header_lines(run: RunStarted) -> list[str]:
     """What is read by whom for how much: two or three lines."""
     names = names_text(run.names)
     facts = facts_text(run.sources)
-    skipped = dotted(skipped_text(run.sources.skipped), clean_line(run.skips, 2 * _NAME))
+    skipped = str(run.sources.skipped)
+    if skipped and run.skips == clean_line(run.skips, 2 * _NAME):  # else it is none to paste
+        skipped = dotted(skipped, run.skips)
     cap = run.limits.get("cost")
     return [
         line
@@ -336,8 +322,13 @@ def _rows(line: Text, console: object, room: int) -> list[Text]:
 
 
 def fitted(lines: Sequence[Text], width: int) -> list[Text]:
-    """`lines`, those that are too wide wrapped."""
-    return [row for line in lines for row in ([line] if line.cell_len <= width else wrapped(line, width))]
+    """`lines`, those that are too wide wrapped behind their own indent."""
+    return [row for line in lines for row in ([line] if line.cell_len <= width else _indented(line, width))]
+
+
+def _indented(line: Text, width: int) -> list[Text]:
+    indent = len(line.plain) - len(line.plain.lstrip(" "))
+    return wrapped(line[indent:], width, first=line[:indent])
 
 
 def prose_block(text: str, width: int, *, verbose: bool = False) -> list[Text]:
@@ -370,7 +361,7 @@ def _python() -> Syntax:
     """The highlighter. Its first use loads pygments (a tenth of a second)."""
     from rich.syntax import Syntax
 
-    return Syntax("", "python", theme="ansi_dark", background_color="default")
+    return Syntax("", "python", theme="ansi_dark", background_color="default", word_wrap=True)
 
 
 def output_block(text: str, total: int, width: int, *, error: bool = False, verbose: bool = False) -> list[Text]:
@@ -391,7 +382,8 @@ def output_block(text: str, total: int, width: int, *, error: bool = False, verb
 def tail_lines(text: str, width: int, count: int) -> list[Text]:
     """The last `count` rows of what is being written, empty ones left out."""
     lines = [line for line in clean(text[-count * width * 2 :]).split("\n") if line.strip()]
-    rows = wrapped(Text("\n".join(lines[-count:]), "dim"), min(width, _PROSE_WIDTH), first=Text("  "))
+    # The region leaves the last column free, so that no row wraps by itself.
+    rows = wrapped(Text("\n".join(lines[-count:]), "dim"), min(width - 1, _PROSE_WIDTH), first=Text("  "))
     return rows[-count:]
 
 

@@ -81,7 +81,8 @@ class Region:
         if not self._cells:
             return ""
         up = sum(max(-(-cells // width), 1) for cells in self._cells) - 1
-        return "\r" + (f"\x1b[{up}A" if up else "") + "\x1b[J"
+        # From the second cell on: tmux keeps a screen that is cleared from its first one, and each frame with it.
+        return "\r" + (f"\x1b[{up}A" if up else "") + " \x1b[J\r"
 
     def _ansi(self, line: Text) -> str:
         self._console.print(line, end="", soft_wrap=True)

@@ -275,6 +275,6 @@ def _sources(run: _Run) -> list[Text]:
     lines = [
         *(clean_line(name, None) for name in run.started.names),
         fmt.facts_text(facts),
-        fmt.skipped_text(facts.skipped),
+        str(facts.skipped),
     ]
     return [Text(line) for line in lines if line]

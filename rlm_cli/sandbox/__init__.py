@@ -78,6 +78,12 @@ class Captured:
     dropped: int = 0
     """Bytes between head and tail that were not kept."""
 
+    @property
+    def text(self) -> str:
+        """What was kept, with a line where something is missing."""
+        gap = f"\n[... {self.dropped:,} bytes not kept ...]\n" if self.dropped else ""
+        return self.head + gap + self.tail
+
 
 @dataclass(frozen=True)
 class Quote:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..events import Skipped
 from ..units import compact_count, human_bytes, human_count
 from . import DEFAULT_OPTIONS, Corpus, SourceOptions
 from .arguments import STDIN, quote
@@ -22,7 +21,7 @@ def summary_line(corpus: Corpus, sources: Sequence[str], options: SourceOptions 
     line = f"{_what(corpus)} · {human_bytes(facts.bytes)} · ~{compact_count(facts.tokens_est)} tokens"
     if not facts.skipped.total:
         return line
-    return f"{line}; {skipped_words(facts.skipped)} — {skips_command(sources, options)}"
+    return f"{line}; {facts.skipped} — {skips_command(sources, options)}"
 
 
 def stored(corpus: Corpus) -> dict[str, int]:
@@ -47,13 +46,6 @@ def stored_words(corpus: Corpus) -> tuple[str, ...]:
     """`stored for this: 2.0 MB fetched, 12 MB unpacked`, or nothing."""
     words = ", ".join(f"{human_bytes(size)} {STORED.get(origin, origin)}" for origin, size in stored(corpus).items())
     return (f"stored for this: {words}",) if words else ()
-
-
-def skipped_words(skipped: Skipped) -> str:
-    """`skipped 37 (22 ignored, 9 binary, 6 hidden)`, most first."""
-    counts = sorted(vars(skipped).items(), key=lambda item: -item[1])
-    reasons = ", ".join(f"{human_count(count)} {name.replace('_', ' ')}" for name, count in counts if count)
-    return f"skipped {human_count(skipped.total)} ({reasons})"
 
 
 def _what(corpus: Corpus) -> str:

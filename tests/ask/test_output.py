@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import LIMIT_S, RLM, Done, Shell
+from .test_hostile import on_a_terminal
 
 pytestmark = pytest.mark.docker
 
@@ -44,6 +45,18 @@ def test_a_reader_of_events_that_leaves_is_no_news(shell: Shell) -> None:
     done = ask(shell, "--events | head -1; exit ${PIPESTATUS[0]}")
     assert (len(done.lines), done.lines[0]["type"], done.err, done.code) == (1, "run.started", "", 0)
     assert shell.record()[-1]["type"] == "run.finished"
+
+
+def test_events_on_the_terminal_of_stderr_stay_whole(shell: Shell) -> None:
+    """Nothing is redrawn over them. Positive control: the same run without them is drawn live."""
+    (shell.folder / "a.txt").write_text("hello\n")
+    reply = {"reply": "```repl\nFINAL('42')\n```", "repeat": True}
+    (shell.folder / "script.jsonl").write_text(json.dumps(reply) + "\n")
+    words = ("ask", "a.txt", "Q", "-m", "scripted:script.jsonl", "--mode", "rlm")
+    seen = on_a_terminal(shell, *words, "--events")[1]
+    events = [json.loads(line) for line in seen.split("\r\n") if line.startswith("{")]
+    assert (events[0]["type"], events[-1]["type"], "\x1b[J" in seen) == ("run.started", "run.finished", False)
+    assert "\x1b[J" in on_a_terminal(shell, *words)[1]
 
 
 def test_a_closed_stdout_is_refused_before_the_run(shell: Shell) -> None:

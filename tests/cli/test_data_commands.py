@@ -344,6 +344,9 @@ def test_topics_name_every_variable_and_key(rlm: Rlm) -> None:
     missing = [key.name for key in config.KEYS.values() if key.env and f"  {key.env} " not in environment]
     missing += [key.name for key in config.KEYS.values() if not key.switch and f"\n  {key.name}" not in keys]
     missing += [str(code) for code in ExitCode if f"{code.value:3}  {code.name.lower()}" not in codes]
+    sources = [path.read_text("utf-8") for path in (Path(config.__file__).parents[1]).rglob("*.py")]
+    read = {name for text in sources for name in re.findall(r"\benv(?:\.get\(|\[)\"(\w+)\"", text)}
+    missing += [name for name in read - {"HOME", "PATH"} if name not in environment]
     assert (missing, rlm("help", "nonsense").code) == ([], 2)
 
 

@@ -79,6 +79,16 @@ def test_e09_file_names_are_shown_and_not_sent(tty: Tty, files: Path, words: Seq
         assert commands(raw.stderr.decode()) == []
 
 
+def test_a_path_is_whole_in_the_narrowest_table(tty: Tty, home: Path) -> None:
+    """Its end says which file it is; the terminal here has 80 columns."""
+    deep = Path("a" * 60, "b" * 60)
+    deep.mkdir(parents=True)
+    for name in (".hidden", "read.txt"):
+        (deep / name).write_text("one line\n")
+    assert f"{'b' * 60}/.hidden" in tty("sources", str(Path("a" * 60)), "--skipped").out
+    assert f"{'b' * 60}/read.txt" in tty("sources", str(Path("a" * 60)), "--tokens").out
+
+
 @pytest.mark.parametrize("text", TEXTS.values(), ids=list(TEXTS))
 def test_e09_an_error_quotes_and_does_not_send(tty: Tty, text: str) -> None:
     """A path that does not exist, a run, a key, a topic, a model, an option, a verb: each in its own error."""

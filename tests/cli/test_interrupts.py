@@ -1,11 +1,18 @@
-"""A signal that comes very early, and a second one when what it interrupts holds the terminal."""
+"""A signal that comes very early, one in the pager, and a second one when what it interrupts holds the terminal."""
 
 from __future__ import annotations
 
+import os
+import select
+import shlex
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from .test_data_commands import record_run
 
 PROGRAM = """
 import asyncio, os, signal, threading
@@ -61,3 +68,42 @@ def test_ctrl_c_while_the_command_is_still_being_imported(module: str) -> None:
     line = [sys.executable, "-c", STARTING, "config", module]
     done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr, done.stdout) == (130, "rlm: error: interrupted [interrupted]\n", "")
+
+
+PAGER = """
+import signal, sys
+sys.stdin.read()
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+print("paged", flush=True)
+print("the pager got it" if signal.sigtimedwait([signal.SIGINT], 30) else "it did not come")
+"""
+
+
+def test_ctrl_c_in_the_pager_is_the_pagers(home: Path) -> None:
+    """less stays, and whoever killed it for a Ctrl-C would leave a terminal without echo."""
+    record_run(home, "20261120-153012-a1b2c3")
+    terminal, inside = os.openpty()
+    env = {**os.environ, "TERM": "xterm", "LINES": "5", "PAGER": shlex.join([sys.executable, "-c", PAGER])}
+    line = [sys.executable, "-m", "rlm_cli", "runs", "show"]
+    process = subprocess.Popen(line, stdout=inside, stderr=inside, env=env, start_new_session=True)
+    os.close(inside)
+    seen = b""
+    while b"paged" not in seen and select.select([terminal], [], [], 30)[0]:
+        seen += os.read(terminal, 4096)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) == 0
+    assert b"the pager got it" in os.read(terminal, 4096)
+    os.close(terminal)
+
+
+def test_a_question_that_is_left_ends_its_line(home: Path) -> None:
+    """Ctrl-D (and Ctrl-C, as the same exception): what is said of it does not stand behind the question."""
+    record_run(home, "20261120-153012-a1b2c3")
+    terminal, inside = os.openpty()
+    line = [sys.executable, "-m", "rlm_cli", "runs", "rm", "last"]
+    process = subprocess.Popen(line, stdin=inside, stdout=inside, stderr=inside)
+    os.close(inside)
+    os.write(terminal, b"\x04")
+    assert process.wait(60) == 130
+    assert b"[y/N]: \r\nrlm: " in os.read(terminal, 4096)
+    os.close(terminal)

@@ -69,6 +69,7 @@ class Screen(io.StringIO):
             assert self.row >= int(number), "the cursor left the top of the screen"
             self.row -= int(number)
         elif final == "J":
+            assert self.col, "tmux keeps a screen that is cleared from its first cell"
             self.rows[self.row] = self.rows[self.row][: self.col]
             del self.rows[self.row + 1 :], self.soft[self.row + 1 :]
 

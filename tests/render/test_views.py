@@ -18,13 +18,20 @@ from rlm_cli.events import (
     Cost,
     ErrorInfo,
     ItemsDone,
+    ModelPair,
     ModelText,
+    OutputText,
     Record,
+    RunStarted,
+    Skipped,
+    SourcesFacts,
     Span,
+    StepFinished,
     StepStarted,
     Totals,
     Usage,
 )
+from rlm_cli.render.format import header_lines
 from rlm_cli.render.live import LiveView
 from rlm_cli.render.look import ColorChoice, Look, look_for
 from rlm_cli.render.plain import PlainLines
@@ -68,6 +75,21 @@ def test_the_region_shows_words_as_they_stream() -> None:
         "  to a sub-model.",
         "⠙ step 2 · the model is writing · 5.2 k tokens · $0.0061 / $1.00 · 1:02",
     ]
+
+
+def test_long_rows_are_wrapped_and_not_cut() -> None:
+    """The only line of a program, what streams, and a notice, which keeps its indent."""
+    screen = Screen(40)
+    view = live(screen)
+    run = Recorder(view)
+    run.start()
+    run.ask(1, "", f"FINAL('{'x' * 60}')")
+    run.emit(OutputText(1, "stdout", "y" * 60))
+    view.tick()
+    assert f"  FINAL('{'x' * 31}\n  {'x' * 29}')\n" in screen.text
+    assert bottom(screen, 3)[:2] == [f"  {'y' * 37}", f"  {'y' * 23}"]
+    run.emit(StepFinished(1, "error", 1.0, 0.5, f"NameError: {'z ' * 20}"))
+    assert bottom(screen, 3)[:2] == ["  error 1.0 s · NameError: z z z z z z z", "  z z z z z z z z z z z z z"]
 
 
 def test_the_region_counts_sub_calls() -> None:
@@ -232,6 +254,17 @@ def test_plain_lines_have_no_control_byte(verbosity: int) -> None:
     out = io.StringIO()
     play(PlainLines(out, Look(verbosity=verbosity)))
     assert CONTROLS.findall(out.getvalue()) == []
+
+
+def test_whatever_was_skipped_is_said() -> None:
+    """Each reason that there is, with the command that lists them; none that cannot be pasted as it is shown."""
+    every = Skipped(*range(1, 8))
+    lines = [
+        header_lines(RunStarted("r", "1", "q", ModelPair("m"), SourcesFacts(skipped=every), skips=command))[1]
+        for command in ("rlm sources 'my logs' --skipped", "rlm sources 'a\x1bb' --skipped", "x" * 199, "")
+    ]
+    said = "skipped 28 (7 unconverted, 6 special, 5 unreadable, 4 too large, 3 binary, 2 hidden, 1 ignored)"
+    assert lines == [f"{said} · rlm sources 'my logs' --skipped", said, said, said]
 
 
 def test_plain_is_one_line_a_step() -> None:
