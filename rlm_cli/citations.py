@@ -8,9 +8,11 @@ each quote: a quote that is made up costs no more than that.
 from __future__ import annotations
 
 import codecs
+import heapq
 import os
 import re
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -31,6 +33,9 @@ WINDOW = 1 << 20
 """Bytes that are decoded at a time."""
 SLACK = 1 << 14
 """Characters that white space in the document may add to a quote."""
+WORDS = 16
+HEAD = 1 << 16
+"""Words of a quote of which the rarest in so many first bytes of a document is looked for in all of them."""
 
 Pass = Literal["verbatim", "approximate"]
 OnProgress = Callable[[int, int], None]
@@ -40,6 +45,7 @@ OnProgress = Callable[[int, int], None]
 REPLACEMENT = "\ufffd"
 """Stands for bytes that could not be decoded."""
 _ASCII_WORD = re.compile("[!-~]+")
+_WORD = re.compile(r"\S+")
 
 
 class OutOfTime(Exception):  # noqa: N818 - no error: what is left stays unchecked
@@ -65,6 +71,41 @@ class Watch:
         self.on_progress(self.done, max(self.total, self.done))
 
 
+class Passage:
+    """Text that quotes are looked for in.
+
+    Whatever the quotes are, in time that grows with its length alone: they and the input may have been made for it, and
+    while a regular expression tries everything no other thread runs, not even the one that Ctrl-C wakes.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @cached_property
+    def squeezed(self) -> str:
+        """Its words, with one blank between them."""
+        return " ".join(self.text.split())
+
+    @cached_property
+    def starts(self) -> array[int]:
+        """Where each word begins in the text."""
+        return array("Q", (word.start() for word in _WORD.finditer(self.text)))
+
+    def find(self, wanted: str, how: Pass) -> tuple[int, int] | None:
+        """Where it is."""
+        if how == "verbatim":
+            at = self.text.find(wanted)
+            return None if at < 0 else (at, at + len(wanted))
+        wanted = " ".join(wanted.split())
+        at = self.squeezed.find(wanted)
+        return None if at < 0 else (self._place(at), self._place(at + len(wanted) - 1) + 1)
+
+    def _place(self, at: int) -> int:
+        """Where in the text the character is that is at `at` among the squeezed words."""
+        word = self.squeezed.count(" ", 0, at)
+        return self.starts[word] + at - (self.squeezed.rfind(" ", 0, at) + 1)
+
+
 @dataclass
 class Sought:
     """One quote on its way to a citation."""
@@ -73,20 +114,8 @@ class Sought:
     document: Document | None
     """The one it is said to be from."""
     citation: Citation | None = None
-    pattern: re.Pattern[str] | None = None
     unread: bool = False
     """Whether a document that may hold it could not be searched."""
-
-    def find(self, text: str, first: int, last: int, how: Pass) -> tuple[int, int] | None:
-        """Where in text[first:last] it is."""
-        wanted = self.quote.quote
-        if how == "verbatim":
-            at = text.find(wanted, max(0, first), max(0, last))
-            return None if at < 0 else (at, at + len(wanted))
-        if self.pattern is None:
-            self.pattern = re.compile(r"\s+".join(map(re.escape, wanted.split())))
-        match = self.pattern.search(text, max(0, first), max(0, last))
-        return match and match.span()
 
     def reach(self, how: Pass) -> int:
         """Characters that an occurrence has at most."""
@@ -95,9 +124,10 @@ class Sought:
     @cached_property
     def words(self) -> tuple[str, ...]:
         """What every occurrence holds as it is, whatever white space is around it: those in ASCII, which have the same
-        bytes in nearly every encoding; where there are none, the others."""
+        bytes in nearly every encoding; where there are none, the others. The longest, and none twice."""
         wanted = self.quote.quote
-        return tuple(_ASCII_WORD.findall(wanted) or [word for word in wanted.split() if REPLACEMENT not in word])
+        words = _ASCII_WORD.findall(wanted) or [word for word in wanted.split() if REPLACEMENT not in word]
+        return tuple(heapq.nlargest(WORDS, dict.fromkeys(words), key=len))
 
     def outcome(self) -> Citation:
         """What is known in the end."""
@@ -199,7 +229,8 @@ class Search:
             if not data:
                 raise OSError("the file has shrunk")
             if not at:
-                needles = {number: made for number, one in enumerate(wanted) if (made := rarest(one, spell, data))}
+                head = data[:HEAD]
+                needles = {number: made for number, one in enumerate(wanted) if (made := rarest(one, spell, head))}
                 seen = set(range(len(wanted))) - needles.keys()
             at += len(data)
             self.watch.passed(len(data))
@@ -312,30 +343,31 @@ class Scan:
     def _search(self, text: str, *, last: bool) -> None:
         self._text += text
         if self.missing:
-            self.missing = [number for number in self.missing if not self._settled(number, last=last)]
+            passage = Passage(self._text)
+            self.missing = [number for number in self.missing if not self._settled(number, passage, last=last)]
         drop = max(0, len(self._text) - self._keep)
         self._lines += self._text.count("\n", 0, drop)
         self._base += drop
         self._text = self._text[drop:]
 
-    def _settled(self, number: int, *, last: bool) -> bool:
+    def _settled(self, number: int, passage: Passage, *, last: bool) -> bool:
         """Whether the place to cite is known."""
-        one, text = self.wanted[number], self._text
-        if number not in self.found and (span := one.find(text, 0, len(text), self.how)):
-            self._cite(number, span)
+        one, text = self.wanted[number], passage.text
+        if number not in self.found and (span := passage.find(one.quote.quote, self.how)):
+            self._cite(number, *span)
         if one.quote.start is None:
             return number in self.found
         near, reach = one.quote.start - self._base, one.reach(self.how)
         if near + reach > len(text) and not last:
             return False
-        for first in (near, near - reach):
-            if near + reach >= 0 and (span := one.find(text, first, near + reach, self.how)):
-                self._cite(number, span)
+        for first in (max(0, near), max(0, near - reach)):
+            there = Passage(text[first : max(0, near + reach)])
+            if span := there.find(one.quote.quote, self.how):
+                self._cite(number, first + span[0], first + span[1])
                 return True
         return number in self.found
 
-    def _cite(self, number: int, span: tuple[int, int]) -> None:
-        first, last = span
+    def _cite(self, number: int, first: int, last: int) -> None:
         line = self._lines + self._text.count("\n", 0, first) + 1
         self.found[number] = (line, self._base + first, self._base + last)
 

@@ -196,6 +196,8 @@ class SubCallDesk:
         except RlmError as error:
             return SubReply(False, error.message)
         if outcome.limit in SHARED and isinstance(outcome.error, LimitError):
+            if self._is_at_fault(prompt, asking.task.root, outcome.error):
+                return SubReply(False, f"{outcome.error.message}; {self._too_long(prompt, asking.task.root)}")
             self.limit = self.limit or outcome.error
         if outcome.error is not None and is_hopeless(outcome.error):
             self._end_with(outcome.error)
@@ -255,6 +257,8 @@ class SubCallDesk:
         try:
             completion = await asking.deps.model.complete(request)
         except LimitError as reached:
+            if self._is_at_fault(prompt, model, reached):
+                return SubReply(False, f"{reached.message}; {self._too_long(prompt, model)}")
             self.limit = self.limit or reached
             return SubReply(False, reached.message)
         except RlmError as error:
@@ -288,9 +292,15 @@ class SubCallDesk:
             return "the prompt is empty"
         window = self._asking.task.windows.get(model)
         if window and len(prompt) > window * 6:  # no text packs six characters into every token
-            limit = self.payload(model)
-            return f"the prompt has {len(prompt):,} characters and this model takes about {limit:,}: split it"
+            return self._too_long(prompt, model)
         return ""
+
+    def _is_at_fault(self, prompt: str, model: str, reached: LimitError) -> bool:
+        """Whether only this prompt is too much for a cap, and longer than what a call was said to take."""
+        return reached.alone and len(prompt) > self.payload(model)
+
+    def _too_long(self, prompt: str, model: str) -> str:
+        return f"the prompt has {len(prompt):,} characters and this model takes about {self.payload(model):,}: split it"
 
     def payload(self, model: str) -> int:
         """Characters that one call to the model may hold."""

@@ -26,15 +26,14 @@ from .events import (
     Warned,
 )
 from .models import Completion, Request
-from .prompts import LEAST_DENSITY, History, direct_prompt, direct_repair, reply_text, reply_values, split_evidence
+from .models.facts import was_cut
+from .prompts import History, direct_prompt, direct_repair, reply_text, reply_values, split_evidence
 from .sandbox import Answer, Quote
 from .sandbox.decoded import Decoded, read_texts
 from .sandbox.kernel.wire import QUOTE_CHARS
 from .task import UNCHECKED, Deps, Outcome, Task
 
 UNFINISHED = "the reply was not finished: this is what had arrived"
-SURELY_CUT_CHARS = 8_000
-"""A shorter prompt is not one that anybody cuts."""
 
 
 class NotDirectError(Exception):
@@ -130,7 +129,7 @@ class _Direct:
         began = self.deps.clock()
         try:
             completion = await self.deps.model.complete(request, lambda text: self.emit(ModelText(self.step, text)))
-            self.heard = "" if was_cut(request, completion) else completion.text
+            self.heard = "" if was_cut(request.chars, completion.usage) else completion.text
             check_whole(request, completion)
         except BaseException as error:
             self.keep()
@@ -221,13 +220,6 @@ def check_whole(request: Request, completion: Completion) -> None:
         raise NotDirectError("the reply was longer than the model may write at once")
     if completion.finish == "filter":
         raise ProviderError(f"{request.model} broke off its reply (content filter)", code="content_filter")
-    if was_cut(request, completion):
+    if was_cut(request.chars, completion.usage):
         read, sent = completion.usage.input, request.chars
         raise NotDirectError(f"the provider read only {read:,} tokens of a prompt of {sent:,} characters")
-
-
-def was_cut(request: Request, completion: Completion) -> bool:
-    """Whether the provider cut the prompt without a word, as local servers do: no tokenizer is that frugal."""
-    usage = completion.usage
-    counted = bool(usage.input) and not usage.estimated
-    return counted and request.chars > max(SURELY_CUT_CHARS, usage.input * LEAST_DENSITY)

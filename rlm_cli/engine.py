@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -66,6 +67,8 @@ from .timecap import DROP_S, GRACE_S, STOP_S, TimeCap
 CODELESS_TURNS = 3
 # How often a submitted answer that is empty or does not satisfy the schema goes back to the root.
 REPAIRS = 3
+# Levels of a JSON answer that is given as data, too: whoever writes and reads it goes into it step by step.
+DEEPEST = 200
 # How long an interrupted cell may take to hand over what it did when somebody stops the run: a person waits.
 LEAVE_S = 5.0
 # Said of one that was submitted by code which was then stopped.
@@ -478,10 +481,26 @@ def answer_text(answer: Answer) -> str:
 
 
 def answer_data(answer: Answer) -> Any:
-    """The value of a JSON answer, in memory however large it is; None for text and bytes."""
+    """The value of a JSON answer, in memory however large it is; None for text and bytes, and for what nests deeper
+    than its readers go."""
     if answer.kind != "json":
         return None
     try:
-        return json.loads(answer.whole())
+        value = json.loads(answer.whole())
     except (ValueError, RecursionError):
         return None
+    return value if nests_within(DEEPEST, value) else None
+
+
+def nests_within(most: int, value: Any) -> bool:
+    """Whether no list or object in it is below more than `most` others."""
+    level = [value]
+    for _ in range(most + 1):
+        level = [part for each in level if isinstance(each, list | dict) for part in children_of(each)]
+        if not level:
+            return True
+    return False
+
+
+def children_of(value: list[Any] | dict[str, Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value

@@ -94,14 +94,15 @@ class SandboxError(RlmError):
 
 
 class LimitError(RlmError):
-    """A cap was reached. `limit` is one of cost, tokens, time, iterations, subcalls, depth."""
+    """A cap was reached. `limit` is one of cost, tokens, time, iterations, subcalls, depth. `alone`: by one call
+    that is too large for it whatever else is spent."""
 
     exit_code = ExitCode.LIMIT
     default_code = "limit"
 
-    def __init__(self, limit: str, message: str, *, hint: str = "") -> None:
+    def __init__(self, limit: str, message: str, *, hint: str = "", alone: bool = False) -> None:
         super().__init__(message, hint=hint, code=f"limit_{limit}")
-        self.limit = limit
+        self.limit, self.alone = limit, alone
 
 
 class ProviderError(RlmError):

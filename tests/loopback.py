@@ -11,6 +11,7 @@ Behaviours (any number, separated by `/`):
     eNN           the oracle mislabels NN % of items, chosen by hash(model, item): order-independent
     rotN          error grows by 12 points per doubling of the prompt beyond N tokens
     ctxN          400 with OpenAI's wording when the prompt has more than N tokens
+    cutN          reads N tokens of a longer prompt, and counts these, without a word
     latN          N ms before the reply;  dripN: N ms between streamed pieces;  endless: the stream never ends
     hang          never answers (until the client goes away)
     429xN 500xN 503xN dropxN resetxN   the first N requests to this model name fail, then success; without xN: always.
@@ -19,6 +20,7 @@ Behaviours (any number, separated by `/`):
     400 401 403 404 quota filter   that error, in OpenAI's wording, always
     leak            a 400 that quotes the key: alone, in a URL and in a header
     nousage       no usage record;  cachedNN / reasonN: usage details
+    badusage      words where the counts should be;  unreal: counts that cannot be
     badjsonNN     NN % of replies are broken JSON;  refuseNN: NN % are refusals
     fence think   the reply in a code fence / after a <think> block;  thought: after a </think> that nothing opened
     toolcall refusal   the reply as the argument of a tool call / in the refusal field, and no content
@@ -500,7 +502,8 @@ class _Exchange:
     def __init__(self, http: _Handler, entry: Logged, index: int, behaviour: Behaviour) -> None:
         self.http, self.entry, self.index, self.behaviour = http, entry, index, behaviour
         self.server = http.server_state
-        self.prompt_tokens = sum(tokens(m["content"]) + 4 for m in entry.messages)
+        sent = sum(tokens(m["content"]) + 4 for m in entry.messages)
+        self.prompt_tokens = min(sent, int(behaviour.number("cut", sent)))
         self._left = self.limited = False
 
     def leave(self) -> None:
@@ -635,6 +638,10 @@ class _Exchange:
     def usage(self, reply: str) -> dict[str, Any]:
         if self.behaviour.has("nousage"):
             return {}
+        if self.behaviour.has("badusage"):
+            return {"usage": {"prompt_tokens": "many", "completion_tokens": [], "total_tokens": 2.5}}
+        if self.behaviour.has("unreal"):
+            return {"usage": {"prompt_tokens": 10**400, "completion_tokens": 10**30, "total_tokens": -1}}
         output = tokens(reply)
         details = {
             "prompt_tokens_details": {"cached_tokens": int(self.prompt_tokens * self.behaviour.number("cached") / 100)},

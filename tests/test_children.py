@@ -308,6 +308,15 @@ def test_a_shared_cap_that_a_child_reaches_ends_the_tree() -> None:
     assert [reply.ok for reply in got[0]] == [False]
 
 
+def test_a_question_that_no_cap_would_pay_for_ends_its_child_only() -> None:
+    """The input in the prompt instead of beside it: the parent is told, and goes on."""
+    got: list[list[SubReply]] = []
+    never = LimitError("cost", "the cap of $1.00", alone=True)
+    tree = Tree(BySpan({"": [*ASKS], "1": [never]}), asks(got, "x" * 1_000_000), [ScriptedSandbox([])])
+    assert tree.play().status == "ok"
+    assert "the cap of $1.00; the prompt has 1,000,000 characters" in got[0][0].text
+
+
 def test_what_is_fatal_in_a_child_is_fatal() -> None:
     """A quota that is used up is used up for all."""
     model = BySpan({"": [*ASKS], "1": [ProviderError("quota", code="quota_exhausted")]})

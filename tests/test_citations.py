@@ -231,3 +231,14 @@ def test_no_quote_breaks_it_and_none_is_lost(quotes: list[Quote]) -> None:
 
 def test_nothing_to_check_reads_nothing() -> None:
     assert check([], [Document("gone", "/nonexistent", 5)]) == []
+
+
+@pytest.mark.parametrize("last", ["zq", "zqx", "a zq x"])
+def test_no_quote_and_no_text_make_the_search_slow(last: str, tmp_path: Path) -> None:
+    """Both may be hostile: a quote that nearly begins at every place of a text, and a thousand words to look for."""
+    begun = "a " * 1_990
+    made = document(tmp_path / "a.txt", b"a " * 2_000_000 + b" zq zqx")
+    quotes = [Quote(f"{begun}{number % 8} {last}", "", None) for number in range(50)] + [Quote(begun + last, "", None)]
+    found = check(quotes, [made])
+    assert [one.status for one in found[:-1]] == ["not_found"] * 50
+    assert found[-1].status == {"zq": "approximate", "zqx": "not_found", "a zq x": "not_found"}[last]

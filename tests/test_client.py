@@ -9,6 +9,7 @@ import hashlib
 import json
 import queue
 import threading
+import tracemalloc
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm_cli.errors import RlmError, SandboxError
-from rlm_cli.sandbox import Answer, Captured, Quote, StepResult, SubCall, SubReply, frames
+from rlm_cli.sandbox import Answer, Captured, Quote, Reference, StepResult, SubCall, SubReply, Value, frames
 from rlm_cli.sandbox.client import KernelClient, Patience, kernel_bundle
 from rlm_cli.sandbox.frames import Violation
 from rlm_cli.sandbox.kernel import wire
@@ -586,6 +587,32 @@ def test_a_call_is_bounded_before_it_is_parsed(kind: str) -> None:
             asked(count, *texts)
     with pytest.raises(Violation):
         asked(2, b"one")
+
+
+def test_a_context_is_a_list_of_parts_before_it_is_parsed() -> None:
+    """What a child is to work on: 16 MiB of brackets would be a gigabyte of the host's memory."""
+
+    def passed(context: bytes) -> Any:
+        fields = {"op": "call", "id": 1, "cell": 1, "kind": "rlm", "model": "", "count": 1}
+        return frames.parse_worker(wire.message(fields, wire.pack_texts([b"q", context]))).call.contexts[0]  # type: ignore[union-attr]
+
+    assert (passed(b"null"), passed(b"[]")) == (None, ())
+    given: list[list[Any]] = [["a", 'b]"\n\\é'], ["c", 3, 1, None, ""], ["d", 0, 2, 5, "cp1252"]]
+    found = passed(json.dumps(given, separators=(",", ":")).encode())
+    assert found == (Value("a", 'b]"\n\\é'), Reference("c", 3, 1, None, ""), Reference("d", 0, 2, 5, "cp1252"))
+    bad = [b"", b"{}", b"[1]", b'[["a"]]', b'[["a",1]]', b'[["a",1,true,2,""]]', b'[["a",1e3,0,1,""]]', b'[["a",[]]]']
+    bad += [b'["a","b"]', b'[["a","\xff"]]', b'[["a","b"],]', b'[["a","\n"]]', b'[["a","b"]] null']
+    for context in bad:
+        with pytest.raises(Violation):
+            passed(context)
+    for unit in (b"[]", b"{}", b'[["",""]]', b'{"":[]}', b'["",""]'):
+        flood = b"[" + b",".join([unit] * ((wire.PROMPTS_MAX - 100) // (len(unit) + 1))) + b"]"
+        tracemalloc.start()
+        with pytest.raises(Violation):
+            passed(flood)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 5 * len(flood)
 
 
 def test_a_proof_is_bounded_before_it_is_parsed() -> None:

@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm_cli.cli.result import exit_code_of
-from rlm_cli.direct import ask_directly, was_cut
+from rlm_cli.direct import ask_directly
 from rlm_cli.engine import answer_text
 from rlm_cli.errors import InputError, LimitError, ProviderError, RlmError, SandboxError, SchemaError
 from rlm_cli.events import PromptSet, Usage, Warned
 from rlm_cli.models import Completion, Message, OnText, Request
+from rlm_cli.models.facts import was_cut
 from rlm_cli.prompts import InputFacts, direct_prompt, reply_text, reply_values
 from rlm_cli.sandbox import Answer
 from rlm_cli.sandbox.decoded import Decoded, read_texts
@@ -402,10 +403,10 @@ def test_an_answer_whose_check_does_not_end_is_kept(one: tuple[File, ...]) -> No
 @given(st.text(), st.integers(0, 100_000))
 def test_an_ordinary_count_is_never_taken_for_a_cut(text: str, tokens: int) -> None:
     """Eight characters a token are more than any text has; short prompts and estimates are never doubted."""
-    request = Request("r1", "root", "m", (Message("user", text * 50),))
-    cut = was_cut(request, Completion("", Usage(tokens, 1), "m"))
-    assert cut == (tokens > 0 and request.chars > 8_000 and request.chars > tokens * 8)
-    assert not was_cut(request, Completion("", Usage(tokens, 1, estimated=True), "m"))
+    chars = len(text * 50)
+    cut = was_cut(chars, Usage(tokens, 1))
+    assert cut == (tokens > 0 and chars > 8_000 and chars > tokens * 8)
+    assert not was_cut(chars, Usage(tokens, 1, estimated=True))
 
 
 def test_words_are_a_string_where_the_schema_takes_one(one: tuple[File, ...]) -> None:

@@ -12,9 +12,9 @@ import pytest
 
 from rlm_cli.cli.answer_schema import load
 from rlm_cli.cli.result import exit_code_of
-from rlm_cli.engine import FAILED, SUBMITTED, run
+from rlm_cli.engine import DEEPEST, FAILED, SUBMITTED, answer_data, run
 from rlm_cli.errors import AuthError, LimitError, ProviderError, RlmError, SandboxError, SchemaError
-from rlm_cli.events import CodeWritten, Compacted, StepFinished, Usage, Warned
+from rlm_cli.events import CodeWritten, Compacted, StepFinished, Usage, Warned, to_json
 from rlm_cli.models import Completion, Finish, OnText, Request
 from rlm_cli.prompts import InputFacts, payload_chars
 from rlm_cli.sandbox import Answer, Captured, StepResult, SubReply
@@ -582,6 +582,30 @@ def test_a_prompt_is_measured_against_the_window_of_the_model_that_is_asked() ->
     assert [takes[0] in got["sub"].text, takes[1] in got["cheap"].text] == [True, True]
 
 
+@pytest.mark.parametrize(
+    ("chars", "alone", "status"),
+    [(1_000_000, True, "ok"), (1_000_000, False, "partial"), (1_000, True, "partial"), (1_000, False, "partial")],
+)
+def test_one_prompt_that_no_cap_would_pay_for_is_not_the_end(chars: int, alone: bool, status: str) -> None:
+    """The whole input in one call, to a model whose window is not known: that is the code's mistake, to be told, and
+    costs nothing. Whatever else a cap refuses makes the answer partial, and small calls that it never pays for, too."""
+
+    async def cell(sandbox: ScriptedSandbox) -> StepResult:
+        replies = await sandbox.ask("x" * chars) + await sandbox.ask("small")
+        return final("; ".join(reply.text for reply in replies))
+
+    def sub(prompt: str) -> str | RlmError:
+        return "fine" if prompt == "small" else LimitError("cost", "the cap of $1.00", alone=alone)
+
+    outcome = play(ScriptedModel([fence("x")], sub), ScriptedSandbox([cell]))
+    assert outcome.status == status
+    if status == "ok":
+        assert text_of(outcome) == (
+            f"the cap of $1.00; the prompt has 1,000,000 characters and this model takes about {payload_chars(None):,}:"
+            " split it; fine"
+        )
+
+
 @pytest.mark.parametrize("name", ["cheap", "sub"])
 def test_an_alias_that_cannot_be_asked_costs_only_its_own_calls(name: str) -> None:
     """The provider of an alias may be another one, without a key; root and sub-model are what a run needs."""
@@ -851,3 +875,14 @@ def test_nothing_found_or_nothing_wanted_is_the_error_itself(on_limit: Literal["
     model = ScriptedModel([*roots, ProviderError("down")])
     with pytest.raises(ProviderError, match="down"):
         play(model, ScriptedSandbox([printed("found")]), limits=Limits(on_limit=on_limit))
+
+
+@pytest.mark.parametrize(("opens", "closes"), [("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")])
+def test_data_that_nests_too_deeply_is_text_only(opens: str, closes: str) -> None:
+    """Python reads hundreds of levels more than it writes: such an answer ended a run that had been paid for."""
+    times = DEEPEST // len(closes)
+    for levels, kept in ((times, True), (times + 1, False), (450, False), (100_000, False)):
+        answer = Answer("json", (opens * levels + "1" + closes * levels).encode())
+        data = answer_data(answer)
+        assert (data is not None) is kept
+        assert to_json(data) == data

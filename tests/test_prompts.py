@@ -380,6 +380,23 @@ def test_what_only_looks_like_code_is_not_run(reply: str) -> None:
     assert parse_reply(reply).code == ""
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "<code>" * 200_000,
+        "<code>" + " " * 1_000_000,
+        "<|python_tag|>x" + " " * 1_000_000 + "</think>",
+        "```" + " " * 1_000_000 + "`",
+        "~" * 1_000_000 + "`",
+        "```" + "x" * 1_000_000 + "`",
+    ],
+    ids=["tags", "blanks", "rest", "fence", "tildes", "word"],
+)
+def test_no_reply_makes_the_search_slow(reply: str) -> None:
+    """A megabyte that begins a call, or a fence, at every place and never ends it; patterns took hours."""
+    assert parse_reply(reply).code in ("", "x" + " " * 1_000_000 + "</think>")
+
+
 def test_rlm_query_is_what_the_depth_allows() -> None:
     """Above depth 1 it is told as a run of its own; at the limit as the plain call that it is there."""
     flat, deep = (system_text(payload=300_000, depth=depth) for depth in (1, 2))

@@ -10,7 +10,7 @@ from typing import Literal
 from .. import config, routing
 from ..errors import SandboxError
 from ..models.catalog import SCRIPTED
-from ..models.facts import LOCAL_PROVIDERS, facts, output_limit
+from ..models.facts import facts, is_local, output_limit, told_window
 from ..render.ticker import Ticker
 from ..sandbox.decoded import read_texts
 from ..sources import Corpus
@@ -18,7 +18,6 @@ from .wiring import Models, Runtime
 
 LOCAL_WINDOW = 4_096
 """Tokens that a local server gives a model unless it was told otherwise; it cuts longer prompts without a word."""
-WINDOW_OPTIONS = ("num_ctx", "n_ctx")
 LARGEST_BYTES = 16 * 1024**2
 SMALL_FILE_BYTES = 1024**2
 """Such a file is read, and even unpacked, in no time."""
@@ -100,11 +99,8 @@ def _kind(model: str) -> Literal["", "offline", "scripted"]:
 
 
 def _window(settings: config.Settings, model: str) -> int | None:
-    known = facts(model)
-    if known.provider not in LOCAL_PROVIDERS and model.split("/")[0] not in LOCAL_PROVIDERS:
-        return known.window
-    told = [settings.model_options.get(name) for name in WINDOW_OPTIONS]
-    return next((int(size) for size in told if isinstance(size, int | float)), LOCAL_WINDOW)
+    usual = LOCAL_WINDOW if is_local(model) else facts(model).window
+    return told_window(model, settings.model_options) or usual
 
 
 def _measured(corpus: Corpus, most: int) -> tuple[int, bool]:

@@ -5,6 +5,7 @@ nothing else of ours.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -92,13 +93,21 @@ def problems(schema: str, answers: Sequence[int | str], held: BinaryIO) -> list[
 def problem(validator: Any, data: bytes) -> str:
     """What is wrong with an answer, "" when nothing is."""
     try:
-        value = json.loads(data)
+        value = json.loads(data, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError):
         return "the value does not satisfy the schema: it is not JSON (a value is wanted, not a sentence)"
     worst = jsonschema.exceptions.best_match(validator.iter_errors(value))
     if worst is None:
         return ""
     return f"the value does not satisfy the schema at {worst.json_path}: {_in_short(worst.message)}"
+
+
+def _finite(number: str) -> float:
+    """JSON has no NaN and no infinity, and the result could not hold one."""
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number} is not JSON")
+    return value
 
 
 def _in_short(message: str) -> str:

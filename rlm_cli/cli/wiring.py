@@ -17,8 +17,8 @@ from ..events import ROOT, Emit, ModelPair, Preparing, Totals, Warned
 from ..models import Model
 from ..models.breaker import Breaker
 from ..models.cached import Cached
-from ..models.catalog import SCRIPTED, Choice, choose_models, needs_nothing, secret_values
-from ..models.facts import Facts, Price, check_options, facts, per_million
+from ..models.catalog import SCRIPTED, Choice, choose_models, needs_nothing, secret_values, servers
+from ..models.facts import Facts, Price, check_options, facts, per_million, told_window
 from ..models.ledger import Budgeted, Caps, Ledger, Pricing, pricing
 from ..models.limited import Limited
 from ..models.reported import Reported
@@ -60,7 +60,10 @@ class Models:
         self.built_in = all(needs_nothing(name) for name in (self.choice.root, self.choice.sub, *self.aliases.values()))
         self._providers = Router(self._provider, _provider_kind)
         kept = settings.cache
-        self._store = ReplyStore(config.places(env).cache / "replies", kept.max_bytes) if kept.enabled else None
+        folder = config.places(env).cache / "replies"
+        # A built-in model costs nothing, and says something else when its script or its rules have changed.
+        use = kept.enabled and not needs_nothing(self.choice.sub)
+        self._store = ReplyStore(folder, kept.max_bytes) if use else None
 
     @property
     def pair(self) -> ModelPair:
@@ -78,7 +81,8 @@ class Models:
     @property
     def windows(self) -> Mapping[str, int | None]:
         """Tokens that each model takes that may be asked, None where that is not known."""
-        return {name: facts(name).window for name in (self.choice.root, self.choice.sub, *self.aliases.values())}
+        names, options = (self.choice.root, self.choice.sub, *self.aliases.values()), self._settings.model_options
+        return {name: told_window(name, options) or facts(name).window for name in names}
 
     @property
     def view(self) -> LedgerView:
@@ -113,7 +117,8 @@ class Models:
         """`Reported(Cached(Budgeted(Retrying(Limited(Breaker(Provider()))))))`, for one event loop."""
         limited = Limited(Breaker(self._providers), self._settings.limits.concurrency)
         retrying = Retrying(limited, emit, may_retry=self.ledger.extend)
-        asked = {"base": self._settings.api.base, "options": dict(self._settings.model_options)}
+        options, base = dict(self._settings.model_options), self._settings.api.base
+        asked = {"base": base, "servers": servers(self._env), "options": options}
         budgeted = self._budgeted(retrying, lambda message: emit(Warned(message), ROOT))
         cached = Cached(budgeted, saved=self.ledger.note_saved, store=self._store, options=asked)
         return Reported(cached, emit, self.ledger)

@@ -114,6 +114,13 @@ def shared(flight: asyncio.Future[Completion]) -> Completion:
     error = flight.exception()
     if error is None:
         return flight.result()
-    mine = copy.copy(error) if not isinstance(error, LimitError) else LimitError(error.limit, error.message)
+    mine = error_again(error)
     note_spent(mine, Spent())
     raise mine
+
+
+def error_again(error: BaseException) -> BaseException:
+    """The same error, for somebody else to raise."""
+    if isinstance(error, LimitError):  # made of more than its message
+        return LimitError(error.limit, error.message, alone=error.alone)
+    return copy.copy(error)

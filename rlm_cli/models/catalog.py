@@ -66,6 +66,7 @@ OWN_CREDENTIALS = frozenset(
 )
 """Providers whose credentials may come from profiles, metadata servers or token files: only a call can tell."""
 SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD)$")
+SERVER_NAME = re.compile(r"_(?:API_BASE|BASE_URL|ENDPOINT)$")
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,12 @@ def _missing(model: str, env: Mapping[str, str]) -> tuple[str, ...]:
 def secret_values(env: Mapping[str, str]) -> tuple[str, ...]:
     """Values of the environment that must never be shown: keys, tokens, passwords."""
     return tuple(value for name, value in env.items() if SECRET_NAME.search(name.upper()) and len(value.strip()) >= 6)
+
+
+def servers(env: Mapping[str, str]) -> Mapping[str, str]:
+    """What the environment says of where providers are (OPENAI_BASE_URL, OLLAMA_API_BASE ...): the same id may be
+    another model there."""
+    return {name: value for name, value in env.items() if SERVER_NAME.search(name)}
 
 
 @dataclass(frozen=True)

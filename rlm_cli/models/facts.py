@@ -38,6 +38,13 @@ TAKEN: Mapping[str, tuple[str, str]] = {
 LOCAL_PROVIDERS = frozenset({"ollama", "ollama_chat", "lm_studio", "llamafile", "docker_model_runner", "oobabooga"})
 """Providers that run on the user's own machine: legitimately $0, and they need no key."""
 
+WINDOW_OPTIONS = ("num_ctx", "n_ctx")
+"""How a local server is told the window of a model; longer prompts it cuts without a word."""
+LEAST_DENSITY = 8
+"""Characters a token, at most."""
+SURELY_CUT_CHARS = 8_000
+"""A shorter prompt is not one that anybody cuts."""
+
 MAP_FILE = "model_prices_and_context_window_backup.json"
 _TIER = re.compile(r"input_cost_per_token_above_(\d+)k_tokens$")
 
@@ -107,6 +114,24 @@ def output_limit(model: str, role: Role) -> int:
     """The tokens of output to ask for when nobody said: the model's own limit, or less, by role."""
     limit = SUB_OUTPUT if role == "sub" else ROOT_OUTPUT
     return min(limit, facts(model).max_output or limit)
+
+
+def is_local(model: str) -> bool:
+    """Whether it runs on the user's own machine."""
+    return facts(model).provider in LOCAL_PROVIDERS or model.split("/")[0] in LOCAL_PROVIDERS
+
+
+def told_window(model: str, options: Mapping[str, Any]) -> int | None:
+    """The tokens that a local model was told to take, among the options of the API; None for any other."""
+    told = [options.get(name) for name in WINDOW_OPTIONS] if is_local(model) else []
+    return next((int(size) for size in told if isinstance(size, int | float) and size > 0), None)
+
+
+def was_cut(chars: int, usage: Usage) -> bool:
+    """Whether the provider cut a prompt of so many characters without a word, as local servers do: no tokenizer is that
+    frugal."""
+    counted = bool(usage.input) and not usage.estimated
+    return counted and chars > max(SURELY_CUT_CHARS, usage.input * LEAST_DENSITY)
 
 
 def own_output_limit(options: Mapping[str, Any]) -> int | None:

@@ -11,7 +11,8 @@ import email.utils
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -20,6 +21,9 @@ from ..events import Role
 from .catalog import KEYS, provider_of
 
 DETAIL_CHARS = 400
+READ_CHARS = 64 * 1024
+"""Of what was raised: it may repeat the prompt, which model code chose, and a pattern would take hours over megabytes
+while nothing else can run."""
 LATER = "Try again later; the provider's status page may say when."
 
 NO_KEY = re.compile(
@@ -45,12 +49,20 @@ UNKNOWN_MODEL = re.compile(
 BROKE = re.compile(
     r"connection error|connection reset|server disconnected|connection refused|payload is not completed", re.I
 )
-PART = re.compile(r"payload is not completed|peer closed connection without sending complete|IncompleteRead", re.I)
+PART = re.compile(
+    r"payload is not completed|peer closed connection without sending complete|IncompleteRead|Raw keys: .*'usage'", re.I
+)
+UNREADABLE = re.compile(r"Invalid response object|Unable to get json response")
+CAME = re.compile(
+    r"(?:Original Response: |received_args=\{'response_object': )(.*?)(?:, 'model_response_object': |\Z)", re.S
+)
+"""What LiteLLM could not read, in its own words about it."""
+MADE = re.compile(r"""["']choices["'] ?: ?\[""")
 BROKEN = {"TransportError", "ClientConnectionError", "ClientPayloadError", "ConnectionError", "gaierror"}
 UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 WAIT = re.compile(r"(?:retry|try again) in (\d+(?:\.\d+)?) ?(ms|s)|retryDelay\W+(\d+(?:\.\d+)?)()s", re.I)
 PREFIX = re.compile(r"^(?:litellm\.\w+: |\w*(?:Error|Exception) ?[:-] (?:- )?|\w+Exception - )+")
-NOISE = re.compile(r" ssl:(?:<[^>]*>|\w+)|\.? Handle with `litellm\.\w+`\.?")
+NOISE = re.compile(r" ssl:(?:<[^<>]*>|\w+)|\.? Handle with `litellm\.\w+`\.?")
 """What LiteLLM and aiohttp say to programmers in the middle of a sentence."""
 NO_PROVIDER = "LLM Provider NOT provided"
 SECRETS = (
@@ -59,7 +71,7 @@ SECRETS = (
     (re.compile(r"([?&](?:key|api_key|apikey|token|access_token|sig|signature)=)[^&\s'\"]+", re.I), r"\1[key]"),
     (re.compile(r"((?:authorization|x-api-key|api-key)\W{1,4}(?:(?:bearer|basic)\s+)?)[^\s'\",}]+", re.I), r"\1[key]"),
     (re.compile(r"(bearer\s+)[\w.~+/=-]{6,}", re.I), r"\1[key]"),
-    (re.compile(r"([a-z][a-z\d+.-]*://)[^/\s@]+@", re.I), r"\1[key]@"),
+    (re.compile(r"://[^/?#\s]+@"), "://[key]@"),  # up to the last @: a password may hold some
 )
 
 
@@ -86,11 +98,23 @@ def redact(text: str, secrets: tuple[str, ...] = ()) -> str:
     """`text` without keys: the known `secrets` by value, others by their usual looks."""
     for secret in secrets:
         if len(secret) >= 6:
-            for spelling in (secret, quote(secret, safe="")):  # as it is, and as it stands in a URL
+            for spelling in spellings(secret):
                 text = text.replace(spelling, "[key]")
     for pattern, replacement in SECRETS:
         text = pattern.sub(replacement, text)
     return text
+
+
+def spellings(secret: str) -> Iterator[str]:
+    """A secret as it is, as it stands in a URL or in JSON, and what shows of it in the base64 of any text around it."""
+    yield secret
+    data = secret.encode("utf-8", "surrogateescape")  # from the environment, which may hold any bytes
+    inside = json.dumps(secret)[1:-1]
+    yield from (quote(data, safe=""), quote(data), inside, inside.replace("/", "\\/"))
+    for before in range(3):
+        code = b64encode(bytes(before) + data).decode("ascii")
+        whole = code[-(-before * 8 // 6) : (before + len(data)) * 8 // 6]
+        yield from (whole, whole.replace("+", "-").replace("/", "_"))
 
 
 def explain(error: BaseException, failure: Failure) -> RlmError:
@@ -101,10 +125,23 @@ def explain(error: BaseException, failure: Failure) -> RlmError:
     inner = getattr(error, "original_exception", None)
     if isinstance(inner, Exception) and type(error).__name__ == "MidStreamFallbackError":
         return explain(inner, failure)
-    text = str(error)
+    text = str(error)[:READ_CHARS]
+    if UNREADABLE.match(PREFIX.sub("", text)):  # first: what models wrote is in it, which may read like anything
+        return _unreadable(text, failure)
     said = NOISE.sub("", _said(PREFIX.sub("", text.split("\nTraceback")[0]).strip()))
     detail = redact(said, failure.secrets)[:DETAIL_CHARS]
     return _by_wording(error, text, failure, detail) or _by_status(error, failure, detail)
+
+
+def _unreadable(text: str, failure: Failure) -> RlmError:
+    """A reply that is no reply: not tried again, for it may be one that was paid for, and the next would be like it."""
+    came = CAME.search(text)
+    shown = redact(came[1] if came else "", failure.secrets)[:DETAIL_CHARS]
+    return ProviderError(
+        f"{failure.where} sent a reply that cannot be read: {shown or 'it is empty'}",
+        hint=f"Check that --api-base is an API that LiteLLM knows, or choose another model with {failure.option}.",
+        code="bad_reply",
+    )
 
 
 def _said(text: str) -> str:
@@ -228,6 +265,13 @@ def reply_began(error: BaseException) -> bool:
     """Whether the connection died while a whole reply was on its way: it was made, so it may be billed, though nobody
     has it. One that died before may have reached nobody."""
     return PART.search(str(error)) is not None
+
+
+def unread_reply(error: BaseException) -> str:
+    """What came, where that was a model's reply and could not be read; "" for anything else."""
+    text = str(error)
+    came = CAME.search(text) if UNREADABLE.match(PREFIX.sub("", text)) else None
+    return came[1] if came and MADE.search(came[1]) else ""
 
 
 def _chain(error: BaseException) -> list[BaseException]:

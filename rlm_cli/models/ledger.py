@@ -362,17 +362,19 @@ class Ledger:
         return None
 
     def _refusal(self, limit: str, need: Need) -> LimitError:
-        caps, books = self._caps, self._books
+        caps, books, kept = self._caps, self._books, Need(0.0, 0) if need.last else self._kept
         if limit == "subcalls":
             return LimitError(limit, f"the cap of {caps.subcalls:,} sub-calls is reached", hint="Raise --max-subcalls.")
         if limit == "tokens":
             message = (
                 f"the cap of {caps.tokens:,} tokens: {books.tokens:,} used, the next call may take {need.tokens:,}"
             )
-            return LimitError(limit, message, hint="Raise --max-tokens.")
+            alone = need.tokens > (caps.tokens or 0) - kept.tokens
+            return LimitError(limit, message, hint="Raise --max-tokens.", alone=alone)
         cap, spent, next_one = money(caps.usd or 0.0), money(books.usd), money(need.usd)
         message = f"the cap of {cap}: {spent} spent, the next call may cost {next_one}"
-        return LimitError(limit, message, hint="Raise --max-cost.")
+        alone = need.usd > (caps.usd or 0.0) - kept.usd
+        return LimitError(limit, message, hint="Raise --max-cost.", alone=alone)
 
 
 def _without(usage: Usage, lost: Usage) -> Usage:
@@ -425,7 +427,7 @@ class Budgeted:
             completion = replace(completion, usage=billed(completion, inputs, request.max_output or 0))
             spent = Spent(completion.attempts, completion.usage)
         except BaseException as error:
-            spent = spent_by(error)
+            spent = within(spent_by(error), inputs, request.max_output or 0)
             note_spent(error, replace(spent, cost_usd=self._settle(request, spent)))
             raise
         cost = self._settle(request, spent)
@@ -500,12 +502,17 @@ def upper_bound(messages: Iterable[Message]) -> int:
 
 
 def billed(completion: Completion, inputs: int, most_output: int) -> Usage:
-    """The usage to book. A reply without one is never free: input as reserved, output by its length. An estimate is
-    never more than a provider could bill that keeps to what it was asked for."""
+    """The usage to book. A reply without one is never free: input as reserved, output by its length."""
     usage = completion.usage
     if not usage.input or (completion.text and not usage.output):
         output = usage.output or -(-len(completion.text.encode("utf-8", "replace")) // 2)
         usage = replace(usage, input=usage.input or inputs, output=output, estimated=True)
-    if not usage.estimated or completion.attempts != 1:
-        return usage
-    return replace(usage, input=min(usage.input, inputs), output=min(usage.output, most_output))
+    return within(Spent(completion.attempts, usage), inputs, most_output).usage
+
+
+def within(spent: Spent, inputs: int, most_output: int) -> Spent:
+    """An estimate of ours is never more than a provider could bill for one request that keeps to what it was asked."""
+    usage = spent.usage
+    if not usage.estimated or spent.attempts != 1:
+        return spent
+    return replace(spent, usage=replace(usage, input=min(usage.input, inputs), output=min(usage.output, most_output)))

@@ -22,12 +22,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import RlmError, TransientError
+from ..errors import ProviderError, RlmError, TransientError
 from ..events import Role, Usage
 from . import Completion, Cut, Finish, Message, OnText, Request, Spent, note_spent
 from .catalog import provider_of
-from .facts import OUTPUT_OPTIONS, output_limit, own_output_limit
-from .failures import Failure, explain, reply_began
+from .facts import OUTPUT_OPTIONS, output_limit, own_output_limit, was_cut
+from .failures import Failure, explain, reply_began, unread_reply
 from .turnstile import Place, Turnstile
 
 FINISHES: Mapping[str, Finish] = {"length": "length", "max_tokens": "length", "content_filter": "filter"}
@@ -35,6 +35,8 @@ COUNT_WHOLE = 65_536
 """Longer texts (characters) are counted by samples: an estimate need not read 10 MB."""
 SAMPLES, SAMPLE_CHARS = 16, 4096
 MESSAGE_OVERHEAD = 4
+MOST_TOKENS = 10**9
+"""A provider that counts more in one request has not counted."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,8 @@ class _Reply:
     cut: Cut | None = None
     usage: Usage | None = None
     finish: Finish = "stop"
+    ended: bool = False
+    """Whether the stream said that this is all of the text."""
     tools: dict[int, str] = field(default_factory=dict)
     """The arguments of tool calls, by their index. Nobody offered tools, and some models call one all the same."""
     sent: int = 1
@@ -252,6 +256,8 @@ class LiteLLMProvider:
             if reply.left:
                 self._watched.add(provider_of(request.model))
         usage = reply.usage or estimate(request, reply.text)
+        if request.role == "sub" and was_cut(request.chars, usage):
+            raise self._overflow(request, Spent(reply.sent, usage))
         seconds = time.monotonic() - started
         return Completion(reply.text, usage, request.model, reply.finish, seconds=seconds, attempts=reply.sent)
 
@@ -298,11 +304,14 @@ class LiteLLMProvider:
                     on_text(reply.text[shown:])
                 if cut:
                     break
-            else:
-                reply.text = reply.text or tool_text(reply.tools)
+        except Exception:  # what breaks behind the end takes nothing from the reply; another one would be paid for, too
+            if not reply.ended:
+                raise
         finally:
             # Also when all went well: an open response would hold its connection.
             await stream.aclose()
+        if reply.finish != "cut":
+            reply.text = reply.text or tool_text(reply.tools)
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         options = self._options
@@ -319,10 +328,20 @@ class LiteLLMProvider:
             arguments["api_key"] = options.api_key
         return arguments
 
+    def _overflow(self, request: Request, spent: Spent) -> RlmError:
+        """The reply is to the part of the prompt that was read: worse than none. (The root's history is shortened in
+        time where its window is known; what it does not know any more shows.)"""
+        message = f"{request.model} read only {spent.usage.input:,} tokens of a prompt of {request.chars:,} characters"
+        hint = "Send smaller pieces; a local server takes longer ones when it is told so: -O num_ctx=32768"
+        problem = ProviderError(f"{message}: split it", hint=hint, code="context_overflow")
+        note_spent(problem, spent)
+        return problem
+
     def _translated(self, error: Exception, request: Request, reply: _Reply) -> RlmError:
         options = self._options
         failure = Failure(request.model, options.api_base, (options.api_key, *options.secrets), request.role)
         problem = explain(error, failure)
+        reply.text = reply.text or unread_reply(error)
         late = isinstance(problem, TransientError) and problem.code == "timeout"
         worked = reply.text or reply.usage or late or reply_began(error)
         note_spent(problem, self._spent(request, reply) if worked else Spent(reply.sent))
@@ -372,6 +391,7 @@ async def _pieces(stream: Any, reply: _Reply, beat: Callable[[], None]) -> Async
         if not chunk.choices:
             continue
         choice = chunk.choices[0]
+        reply.ended = bool(choice.finish_reason)
         if choice.finish_reason:
             reply.finish = FINISHES.get(str(choice.finish_reason), "stop")
         for call in getattr(choice.delta, "tool_calls", None) or ():
@@ -425,7 +445,7 @@ def usage_of(reported: Any) -> Usage | None:
 
 def _count(record: Any, name: str) -> int:
     value = getattr(record, name, None)
-    return value if isinstance(value, int) and value > 0 else 0
+    return value if isinstance(value, int) and 0 < value <= MOST_TOKENS else 0
 
 
 def wire_messages(request: Request) -> list[dict[str, Any]]:

@@ -33,8 +33,9 @@ class ReplyStore:
         try:
             data = json.loads(path.read_bytes())
             usage = Usage(int(data["input"]), int(data["output"]))
-            found = Completion(str(data["text"]), usage, str(data["model"]))
+            found = Completion(data["text"], usage, str(data["model"]))
             current = data["version"] == VERSION and data["key"] == key
+            current = current and isinstance(found.text, str) and min(usage.input, usage.output) >= 0
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None
         with contextlib.suppress(OSError):

@@ -7,7 +7,7 @@ is a byte-identical prefix of the next one and provider caches hit; `compaction`
 
 from __future__ import annotations
 
-from .compaction import KEEP, LEAST_DENSITY, TurnNote, account, estimated_tokens, must_shorten, turn_note
+from .compaction import KEEP, TurnNote, account, estimated_tokens, must_shorten, turn_note
 from .direct import direct_prompt, direct_repair, reply_text, reply_values, split_evidence
 from .fences import BlockCutter, Reply, parse_reply, words_of
 from .history import History
@@ -26,7 +26,6 @@ from .texts import (
 
 __all__ = [
     "KEEP",
-    "LEAST_DENSITY",
     "LISTING",
     "BlockCutter",
     "History",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ..models import Message
+from ..models.facts import LEAST_DENSITY
 from .fences import Reply
 from .texts import CHARS_PER_TOKEN, fenced
 
@@ -20,8 +21,6 @@ ROOM_TOKENS = 4_096
 """Kept for the reply, in any window that has so much."""
 KEEP = (4, 2, 1, 0)
 """Whole turns that stay: the first that makes enough room."""
-LEAST_DENSITY = 8
-"""Characters a token, at most."""
 ACCOUNT_CHARS = 12_000
 VARIABLES_CHARS = 4_000
 PROSE_CHARS, CODE_CHARS, OUTPUT_CHARS = 200, 300, 400

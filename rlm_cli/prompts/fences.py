@@ -22,22 +22,23 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 PATIENCE = 8_000
 """Characters after the first block of a model's first reply in which its thinking may end: some 2,000 tokens, once."""
 CODE_TAGS = {"", "repl", "python", "py", "python3", "ipython", "pycon", "tool_code"}
 
-_OPEN = re.compile(r"^(?P<indent>[ ]{0,3})(?P<fence>`{3,}|~{3,})[ \t]*(?P<tag>[\w+.#-]*)[^`\n]*$", re.MULTILINE)
+# No pattern here may take a time that grows with the square of a reply: what a model says may be made for that.
+_OPEN = re.compile(
+    r"^(?P<indent>[ ]{0,3})(?P<fence>`{3,}+|~{3,}+)(?=[^`\n]*+$)[ \t]*+(?P<tag>[\w+.#-]*+)[^`\n]*+$", re.MULTILINE
+)
 _THINK = re.compile(r"<(think|thinking|reasoning)>", re.IGNORECASE)
 _THOUGHT = re.compile(r"</(think|thinking|reasoning)>", re.IGNORECASE)
 _LONGEST = len("</reasoning>")
-# <tool_call>{...}</tool_call>, <|python_tag|>code, <code>code</code>, or the JSON alone.
-_TOOL = re.compile(
-    r"<(?P<tag>tool_call|function_call|tool|code|execute|python|repl)>\s*(?P<body>.*?)\s*</(?P=tag)>"
-    r"|<\|python_tag\|>\s*(?P<rest>.*?)\s*(?:<\|e\w+_id\|>|\Z)"
-    r"|\A\s*(?P<json>\{.*\})\s*\Z",
-    re.DOTALL,
-)
+_TOOL = re.compile(r"<(?P<tag>tool_call|function_call|tool|code|execute|python|repl)>|<\|python_tag\|>")
+_TOOL_ENDS = re.compile(r"<\|e\w+_id\|>|\Z")
+_NAMED = ("tool_call", "function_call", "tool", "json")
+"""Calls that hold JSON, and no code by itself."""
 _CODE_KEYS = ("code", "python", "source", "script", "input", "command")
 _FINAL = re.compile(r"^[ \t]*(?P<name>FINAL|FINAL_VAR)\((?P<value>.*)", re.MULTILINE)
 # The start of a comment or of a string literal: all that matters to find open strings.
@@ -72,6 +73,16 @@ class _Block:
     python: bool
     closed: bool
     certain: bool
+
+
+class _Call(NamedTuple):
+    """A tool's call: from where to where, what it is marked by ("json": nothing else is there; "": its code follows,
+    up to a mark of its end), and what it holds."""
+
+    start: int
+    end: int
+    tag: str
+    body: str
 
 
 @dataclass(frozen=True)
@@ -297,19 +308,40 @@ def _literals(text: str, start: int, stop: int) -> Iterator[tuple[int, int, str]
 
 def _tool_code(text: str) -> str:
     """The code of a call of some tool, spelled in text; "" when there is none."""
-    found = _TOOL.search(text)
-    if not found:
+    call = next(_calls(text), None)
+    if call is None:
         return ""
-    body = next(part for part in (found["body"], found["rest"], found["json"]) if part is not None)
-    if not body.startswith("{"):
-        return body if found["json"] is None and found["tag"] not in ("tool_call", "function_call", "tool") else ""
-    return code_argument(body) or ("" if found["rest"] is None else body)
+    if not call.body.startswith("{"):
+        return "" if call.tag in _NAMED else call.body
+    return code_argument(call.body) or ("" if call.tag else call.body)
 
 
 def _call_around(text: str, at: int) -> str:
     """The code of a call whose JSON goes on at `at`: a `</think>` in it ended no thinking."""
-    calls = (found["body"] or found["json"] or "" for found in _TOOL.finditer(text) if found.start() < at < found.end())
+    calls = (call.body for call in _calls(text) if call.tag and call.start < at < call.end)
     return next(filter(None, map(code_argument, calls)), "")
+
+
+def _calls(text: str) -> Iterator[_Call]:
+    """Calls of tools: <tool_call>{...}</tool_call>, <|python_tag|>code, <code>code</code>, or the JSON alone."""
+    whole = text.strip()
+    if whole.startswith("{") and whole.endswith("}"):
+        yield _Call(0, len(text), "json", whole)
+        return
+    endless: set[str] = set()
+    at = 0
+    while opened := _TOOL.search(text, at):
+        at = opened.end()
+        tag = opened["tag"] or ""
+        if not tag:
+            ends = next(_TOOL_ENDS.finditer(text, at))
+            start, stop, at = at, ends.start(), ends.end()
+        elif tag not in endless and (stop := text.find(f"</{tag}>", at)) >= 0:
+            start, at = at, stop + len(f"</{tag}>")
+        else:
+            endless.add(tag)
+            continue
+        yield _Call(opened.start(), at, tag, text[start:stop].strip())
 
 
 def code_argument(text: str) -> str:

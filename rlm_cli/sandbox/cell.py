@@ -78,6 +78,7 @@ class Cell:
         timeout: float,
         patience: Patience,
         send: Callable[[bytes], None],
+        kill: Callable[[], None],
         on_output: OnOutput | None,
         new_spool: Callable[[], Spool],
         broken: Callable[[SandboxError], None],
@@ -90,6 +91,7 @@ class Cell:
         """What the host's own answer to a call raised."""
         self._patience = patience
         self._send = send
+        self._kill_worker = kill
         self._tell = on_output
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = self._loop.create_future()
@@ -161,7 +163,7 @@ class Cell:
         owner's, who is told by the failure of `ended`."""
         self.disarm()
         self._killed = True
-        self._send(wire.frame(b"K") + wire.frame(b"P"))
+        self._kill_worker()
         self._give_up_in(self._patience.pong)
 
     def on_pong(self) -> None:

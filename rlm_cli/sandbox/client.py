@@ -54,7 +54,6 @@ GIVEN_UP = "the call was given up"
 
 REPLY_MAX = 32 * 1024 * 1024
 LATE_MAX = 64 * 1024
-KILL = wire.frame(b"K")
 UNREAD_MAX = 256 * 1024 * 1024
 """Bytes that may wait for the kernel when its worker asks for more: replies that nobody reads wait in our memory."""
 SIGBUS = -7  # of Linux, whatever the host is
@@ -208,7 +207,9 @@ class KernelClient:
         if self._cell is not None:
             raise RuntimeError("a cell is running already")
         self._cells += 1
-        cell = Cell(self._cells, timeout, self._patience, self._send, on_output, self._new_spool, self._fail)
+        cell = Cell(
+            self._cells, timeout, self._patience, self._send, self._kill, on_output, self._new_spool, self._fail
+        )
         self._cell = self._last = cell
         try:
             lost = await self._renew()
@@ -316,8 +317,12 @@ class KernelClient:
             raise self._dead
 
     def _send(self, data: bytes) -> None:
+        self._pump.send(data)
+
+    def _kill(self) -> None:
+        """SIGKILL for the worker, and not for one that took its place before this arrives."""
         # What still waits for a worker that is killed matters no more, and a flood of it must not hold up the killing.
-        self._pump.send(data, alone=data.startswith(KILL))
+        self._pump.send(wire.frame(b"K", b"%d" % self._generation) + wire.frame(b"P"), alone=True)
 
     async def _within(self, future: asyncio.Future[T], seconds: float, failed: str) -> T:
         """Wait for what the kernel must do; its silence is the sandbox's failure."""
@@ -468,7 +473,7 @@ class KernelClient:
             cell.violation = why
             cell.kill()
         else:
-            self._send(KILL)
+            self._kill()
 
     def _on_exit(self, gone: frames.Exit) -> None:
         """The worker is dead; the supervisor starts another."""

@@ -35,6 +35,7 @@ from .engine_errors import (
     Flavor,
     bad_version,
     engine_down,
+    no_address,
     no_answer,
     no_permission,
     no_ssh,
@@ -213,9 +214,12 @@ class Engine:
                 found = place()
                 self._host = found.get("base_url") or "unix:///var/run/docker.sock"
                 knock(self._host)
-                client = docker.APIClient(
-                    **found, version=OLDEST_API, timeout=min(PROBE_TIMEOUT[flavor], self._timeout)
-                )
+                try:
+                    client = docker.APIClient(
+                        **found, version=OLDEST_API, timeout=min(PROBE_TIMEOUT[flavor], self._timeout)
+                    )
+                except ValueError as error:  # urllib's, of an address: a port that is none, half a bracket
+                    raise no_address(self.host, str(error)) from error
                 client.trust_env = False  # neither a web proxy nor its certificates lead to an engine
                 self._negotiate(client)
                 client.timeout = self._timeout

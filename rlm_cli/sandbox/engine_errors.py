@@ -113,6 +113,15 @@ def not_an_engine(host: str, said: str) -> SandboxError:
     )
 
 
+def no_address(host: str, why: str) -> SandboxError:
+    """What is to lead to an engine cannot be read."""
+    return SandboxError(
+        f"{host} is no address of a container engine: {why}",
+        hint="correct DOCKER_HOST, or unset it to use this machine's engine;  docker context ls",
+        code="engine_address",
+    )
+
+
 def bad_version(host: str, said: str) -> SandboxError:
     """Its API is older than what the docker package speaks, or it refuses ours as too old."""
     return SandboxError(

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, NoReturn, cast
@@ -303,26 +304,31 @@ def _call(fields: _Fields, payload: bytes) -> CallAsked:
     return CallAsked(fields.number("id"), fields.number("cell"), call)
 
 
+_TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_NUMBER = rb"-?\d{1,16}"
+_PART = rb"\[%b,(?:%b|%b,%b,(?:null|%b),%b)\]" % (_TEXT, _TEXT, _NUMBER, _NUMBER, _NUMBER, _TEXT)
+_PASSED = re.compile(rb"null|\[(?:%b(?:,%b){0,%d}+)?\]" % (_PART, _PART, FILES_MAX - 1), re.DOTALL)
+"""A context as JSON without white space. Megabytes of brackets would be a gigabyte of lists before anybody could count
+them."""
+
+
 def _passed(text: bytes) -> Passed:
     """What a child is to work on: null, or a list of `[name, text]` and `[name, number, start, size, encoding]`."""
+    if not _PASSED.fullmatch(text):
+        raise Violation("a context that is no list of parts")
     try:
         parts = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise Violation(f"bad JSON: {type(error).__name__}") from None
-    if parts is None:
-        return None
-    if type(parts) is not list or len(parts) > FILES_MAX:
-        raise Violation("a context that is no list")
-    return tuple(map(_passed_part, parts))
+    return None if parts is None else tuple(_passed_part(*part) for part in parts)
 
 
-def _passed_part(part: Any) -> Reference | Value:
-    match part:
-        case [str(name), str(text)]:
-            return Value(clean(name), clean(text))
-        case [str(name), int(number), int(start), int() | None as size, str(encoding)] if bool not in map(type, part):
-            return Reference(clean(name), number, start, size, clean(encoding)[:40])
-    raise Violation("a bad part of a context")
+def _passed_part(
+    name: str, what: Any, start: int = 0, size: int | None = None, encoding: str = ""
+) -> Reference | Value:
+    if isinstance(what, str):
+        return Value(clean(name), clean(what))
+    return Reference(clean(name), what, start, size, clean(encoding)[:40])
 
 
 def _budget(fields: _Fields, payload: bytes) -> BudgetAsked:  # noqa: ARG001 - one signature for all

@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import subprocess
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
+PID = re.compile("[0-9]{1,10}")
 MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 
 
@@ -40,7 +42,7 @@ class Owner:
     def parse(cls, label: str) -> Owner | None:
         """The owner that a label names, or None when it is not one of ours."""
         parts = label.split(":")
-        if len(parts) != 4 or not all(parts) or not (parts[2].isascii() and parts[2].isdigit()):
+        if len(parts) != 4 or not all(parts) or not PID.fullmatch(parts[2]):
             return None
         return cls(parts[0], parts[1], int(parts[2]), parts[3])
 

@@ -68,3 +68,11 @@ def test_nothing_is_fetched() -> None:
             answer_schema.load(json.dumps({"$ref": f"http://127.0.0.1:{server.getsockname()[1]}/x"}))
         with pytest.raises(BlockingIOError):
             server.accept()
+
+
+@pytest.mark.parametrize("text", ["NaN", "-Infinity", '{"a": [1e999]}'])
+def test_what_json_does_not_have_satisfies_nothing(text: str) -> None:
+    """Python reads it as a number, and the result could only have a null in its place."""
+    (said,) = validation.problems("{}", [len(text)], io.BytesIO(text.encode()))
+    assert "it is not JSON" in said
+    assert problem({"type": "number"}, 1e300) == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -405,6 +406,40 @@ def test_forged_frames_cost_the_worker_only(frame: str) -> None:
     assert "every variable is gone" in bad.restarted
 
 
+def test_an_order_to_kill_a_worker_does_not_reach_the_next_one(tmp_path: Path) -> None:
+    """Host and supervisor find a bad frame each at the same time: one worker dies of it, and the run goes on."""
+    gone = threading.Event()
+
+    class Late(PipeChannel):
+        """Has an order to kill arrive only when another worker is there."""
+
+        def read(self) -> bytes:
+            data = super().read()
+            if b'"status":-9' in data:
+                gone.set()
+            return data
+
+        def write(self, data: bytes) -> None:
+            if data.startswith(b"K"):
+                assert gone.wait(30)
+            super().write(data)
+
+    async def main() -> tuple[StepResult, StepResult]:
+        client = KernelClient(Late())
+        try:
+            await client.start()
+            await client.attach(write_index(tmp_path, {"doc": b"x"}), None, 1 << 26, FakeHost())
+            bad = r"b'w\x00\x00\x00\x06\x00\x00\x00\x02[]' + b'garbage'"
+            first = await client.execute(f"import os, time\nos.write(201, {bad})\ntime.sleep(30)", timeout=60)
+            return first, await client.execute("'next'", timeout=60)
+        finally:
+            await client.close()
+
+    died, after = run(main)
+    assert (died.status, after.status, after.restarted, shown(after)) == ("died", "ok", "", "'next'\n")
+    assert gone.is_set()
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
 def test_the_supervisor_holds_the_largest_frame_once() -> None:
     """PID 1 shares the container's memory with the code: 16 MiB of prompts in one call, which it passes on."""
@@ -567,6 +602,17 @@ def test_ways_to_answer(code: str, answer: Answer | None) -> None:
     """Every spelling in circulation, and a big one byte for byte."""
     (result,) = cells(code)
     assert whole(result) == answer
+
+
+@pytest.mark.parametrize("code", ["FINAL = 'forty'", "del FINAL", "import sys; sys.stderr.close(); FINAL = None"])
+def test_the_way_to_answer_cannot_be_lost(code: str) -> None:
+    """`FINAL = value` submits nothing; the cell is told, and the next one can. A function of a cell's own stays."""
+    lost, after = cells(code, "FINAL('next')")
+    assert (lost.status, lost.answer, after.answer) == ("ok", None, Answer("text", b"next"))
+    if "close" not in code:
+        assert "FINAL is a function, to be called: FINAL(value). It was put back." in lost.stderr.head
+    own, after = cells("was = FINAL\ndef FINAL(v): was(v * 2)", "FINAL('ab')")
+    assert (own.stderr.total, after.answer) == (0, Answer("text", b"abab"))
 
 
 def whole(result: StepResult) -> Answer | None:

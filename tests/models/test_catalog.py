@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from rlm_cli import config
+from rlm_cli.cli.wiring import Models
 from rlm_cli.errors import AuthError
 from rlm_cli.models.catalog import (
     KEYS,
@@ -20,7 +22,7 @@ from rlm_cli.models.catalog import (
     require_keys,
     secret_values,
 )
-from rlm_cli.models.facts import FREE, all_models, facts, output_limit
+from rlm_cli.models.facts import FREE, all_models, facts, output_limit, told_window
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.provider)
@@ -167,3 +169,12 @@ def test_secrets_of_the_environment() -> None:
     """Keys, tokens and passwords are known by their names; ordinary values are not secrets."""
     env = {"OPENAI_API_KEY": "sk-12345", "HF_TOKEN": "hf_12345", "HOME": "/home/someone", "X_KEY": "1"}
     assert secret_values(env) == ("sk-12345", "hf_12345")
+
+
+def test_a_local_model_has_the_window_that_it_is_told_to_have() -> None:
+    """The map knows what it could have; with less, its server cuts. Other providers know no such option."""
+    assert told_window("ollama/llama3", {"num_ctx": 4096}) == told_window("lm_studio/x", {"n_ctx": 4096}) == 4096
+    assert told_window("ollama/llama3", {}) is told_window("ollama/llama3", {"num_ctx": "x"}) is None
+    assert told_window("gpt-5", {"num_ctx": 4096}) is None
+    told = config.load(overrides=["model_options.num_ctx=4096"], env={"RLM_MODEL": "ollama/llama3"})
+    assert Models(told, {}, cost_given=False).windows == {"ollama/llama3": 4096}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Mapping
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm_cli.errors import AuthError, ProviderError, RlmError, TransientError
-from rlm_cli.models.failures import Failure, explain, redact, retry_after
+from rlm_cli.models.failures import Failure, explain, redact, retry_after, unread_reply
 
 WHERE = Failure("gpt-5")
 
@@ -55,6 +58,32 @@ def test_wording_and_status(text: str, status: int | None, kind: type[RlmError],
     to do."""
     error = explain(Raised(text, status), WHERE)
     assert (type(error), error.code, bool(error.hint)) == (kind, code, True)
+
+
+READ = "Unable to get json response - Expecting value: line 1 column 1 (char 0), Original Response: "
+OBJECT = "litellm.APIConnectionError: APIConnectionError: OpenAIException - Invalid response object Traceback (most"
+RECEIVED = "\n\nreceived_args={'response_object': %s, 'model_response_object': ModelResponse(choices=[Choices()])}"
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "said", "came"),
+    [
+        (READ + "<html>", 200, "<html>", ""),
+        (READ, 200, "it is empty", ""),
+        (READ + '{"choices": [{"prompt is too long', 200, '{"choices": [{"prompt is too long', True),
+        (OBJECT + RECEIVED % "{'choices': [no API key]}", 500, "{'choices': [no API key]}", True),
+        (OBJECT + RECEIVED % "[]", 500, "[]", ""),
+    ],
+)
+def test_a_reply_that_cannot_be_read(text: str, status: int, said: str, came: str | bool) -> None:
+    """What a model wrote is in LiteLLM's message, and is not taken for the provider's wording. It is not asked for
+    again; whether it was a reply, which is billed, can be told."""
+    error = Raised(text, status)
+    problem = explain(error, Failure("m", "http://x"))
+    assert (type(problem), problem.code) == (ProviderError, "bad_reply")
+    assert problem.message == f"http://x sent a reply that cannot be read: {said}"
+    assert unread_reply(error) == (said if came else "")
+    assert unread_reply(Raised("'choices': [")) == ""
 
 
 @pytest.mark.parametrize(
@@ -132,6 +161,7 @@ def test_retry_after(headers: dict[str, str] | None, text: str, expected: float 
         "headers: {'Authorization': 'Bearer SECRETsecret123'}",
         "x-api-key: SECRETsecret123",
         "connect to https://user:SECRETsecret123@proxy:3128",
+        "connect to https://user:p@SECRETsecret123@proxy:3128",
         "AIzaSECRETsecret123SECRETsecret123SEC",
     ],
 )
@@ -140,11 +170,36 @@ def test_secrets_by_their_looks(text: str) -> None:
     assert "SECRET" not in redact(text)
 
 
+@pytest.mark.parametrize("echo", ["a" * 2_000_000, " ssl:<" * 300_000, "model" * 400_000, "://" * 600_000])
+def test_an_echoed_prompt_is_read_in_no_time(echo: str) -> None:
+    """A server may repeat the prompt in its error, and model code chose that: no pattern takes hours over it."""
+    assert explain(Raised(f"bad input: {echo}", 422), WHERE).code == "bad_request"
+    assert redact(echo) == echo
+
+
 @given(before=st.text(), secret=st.text(min_size=6, max_size=40), after=st.text())
 def test_known_secrets_never_show(before: str, secret: str, after: str) -> None:
     """A value we know is gone from any text around it."""
     stand_in = redact(f"{before}{secret}{after}", (secret,))
     assert secret not in stand_in or secret in "[key]"
+
+
+@given(before=st.binary(max_size=8), secret=st.text(min_size=6, max_size=40), after=st.binary(max_size=8))
+def test_known_secrets_never_show_in_another_spelling(before: bytes, secret: str, after: bytes) -> None:
+    """In a URL, in JSON, and in the base64 of a header that holds them: nothing of a key can be read back."""
+    data = secret.encode()
+    for spelled in (quote(secret), quote(secret, safe=""), json.dumps(secret), json.dumps(secret).replace("/", "\\/")):
+        assert "[key]" in redact(f"<{spelled}>", (secret,))
+    for encode in (b64encode, urlsafe_b64encode):
+        shown = redact(f"<{encode(before + data + after).decode()}>", (secret,))
+        assert "[key]" in shown
+        assert len(shown) <= len("<[key]>") + 2 + (len(before) + len(after) + 4) * 4 // 3 + 4
+
+
+def test_a_secret_of_any_bytes_is_hidden() -> None:
+    """An environment may hold what is no UTF-8; the error that is told must not break on it."""
+    secret = b"\xff\xfeabcdefgh".decode("utf-8", "surrogateescape")
+    assert redact(f"no {secret} and no %FF%FEabcdefgh", (secret,)) == "no [key] and no [key]"
 
 
 def test_messages_say_where_and_what_next() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlm_cli import config
+from rlm_cli.cli.wiring import Models
 from rlm_cli.errors import LimitError, ProviderError, RlmError, TransientError
 from rlm_cli.events import Calls, Span, Usage
 from rlm_cli.models import Completion, Model, Request, Spent, note_spent, spent_by
@@ -21,7 +24,8 @@ from rlm_cli.models.limited import START, Limited
 from rlm_cli.models.reported import Reported
 from rlm_cli.models.retrying import Patience, Retrying
 from rlm_cli.models.store import ReplyStore
-from tests.models.asking import FakeModel, Recorder, request
+from tests.loopback import LoopbackServer
+from tests.models.asking import FakeModel, Recorder, request, run
 from tests.models.virtual import now, run_virtually
 
 DONE = Completion("ok", Usage(10, 2), "m")
@@ -500,13 +504,44 @@ def test_a_later_run_uses_what_an_earlier_one_was_told(tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in kept} == {0o600}
 
 
-@pytest.mark.parametrize("damage", [b"", b"{}", b"[1", b'{"version": 99}', b"\xff\xfe", b"[" * 100_000])
+SPOILT = b'{"version": 1, "key": "' + b"ab" * 32 + b'", "model": "m", "text": %s, "input": %d, "output": 1}'
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"{}", b"[1", b'{"version": 99}', b"\xff\xfe", b"[" * 100_000, SPOILT % (b"null", 1), SPOILT % (b'"x"', -1)],
+)
 def test_a_damaged_reply_is_no_reply(tmp_path: Path, damage: bytes) -> None:
     """Whatever happened to the file, it is asked again."""
     store, key = ReplyStore(tmp_path, 10**6), "ab" * 32
     store.put(key, DONE)
     (tmp_path / "ab" / f"{key}.json").write_bytes(damage)
     assert store.get(key) is None
+
+
+def test_replies_are_kept_for_the_server_that_gave_them(server: LoopbackServer, tmp_path: Path) -> None:
+    """LiteLLM reads from the environment where a provider is: the same id may be another model there. What a built-in
+    model says is not kept: its script may be another one tomorrow."""
+    replies: list[str] = []
+    script = tmp_path / "script.jsonl"
+
+    async def ask(model: str, env: dict[str, str]) -> None:
+        where = {"RLM_HOME": str(tmp_path), "RLM_CACHE": "1", "RLM_MODEL": model, "OPENAI_API_KEY": "sk-0123456789"}
+        models = Models(config.load({}, cwd=tmp_path, env=where | env), where | env, cost_given=False)
+        chain = models.chain(lambda _event, _span: None)
+        replies.append((await chain.complete(request(model))).text)
+        await models.close()
+
+    with LoopbackServer(label=lambda _: "elsewhere") as other, pytest.MonkeyPatch.context() as patch:
+        for asked in (server, other, server):
+            patch.setenv("OPENAI_BASE_URL", asked.url)
+            run(ask("openai/sub/e00", {"OPENAI_BASE_URL": asked.url}))
+        assert replies[0] == replies[2] != replies[1]
+        assert (len(server.requests), len(other.requests)) == (1, 1)
+    for text in ("one", "two"):
+        script.write_text(json.dumps({"role": "sub", "reply": text}))
+        run(ask(f"scripted:{script}", {}))
+    assert replies[3:] == ["one", "two"]
 
 
 def test_the_store_stays_below_its_bound_and_drops_the_longest_unused(tmp_path: Path) -> None:

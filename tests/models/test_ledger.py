@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlm_cli.errors import LimitError, TransientError, UsageError
+from rlm_cli.errors import LimitError, ProviderError, TransientError, UsageError
 from rlm_cli.events import CallFinished, Calls, Role, Span, Usage
 from rlm_cli.models import Completion, Message, Request, Spent, note_spent
 from rlm_cli.models.facts import FREE, Facts, Price, per_million
@@ -107,6 +107,22 @@ def test_a_failed_call_is_billed_for_what_it_used() -> None:
     assert ledger.totals().calls == Calls(sub=1, retries=1)
 
 
+def test_our_estimate_of_a_failed_call_is_no_provider_that_bills_too_much() -> None:
+    """What came of a reply that cannot be read has its envelope with it."""
+    broken = ProviderError("unreadable")
+    note_spent(broken, Spent(1, Usage(10**6, 10**6, estimated=True)))
+
+    def fail(_: Request) -> Completion:
+        raise broken
+
+    warned: list[str] = []
+    ledger, one = Ledger(Caps(), {"m": PRICE}), request(max_output=1_000)
+    with pytest.raises(ProviderError):
+        run(Budgeted(FakeModel(fail), ledger, warn=warned.append).complete(one))
+    assert ledger.totals().usage.sub == Usage(upper_bound(one.messages), 1_000, estimated=True)
+    assert (warned, ledger.excess("m")) == ([], 1.0)
+
+
 # -- the caps ------------------------------------------------------------------------------------------------------
 
 
@@ -117,6 +133,22 @@ def test_a_call_that_cannot_fit_is_refused_before_it_is_sent() -> None:
     with pytest.raises(LimitError) as caught:
         run(model.complete(request(max_output=1000)))
     assert (caught.value.limit, caught.value.code, inner.requests) == ("cost", "limit_cost", [])
+
+
+@pytest.mark.parametrize("caps", [Caps(usd=1.0), Caps(usd=None, tokens=1_000)])
+def test_a_call_that_never_fits_is_told_from_one_that_does_not_any_more(caps: Caps) -> None:
+    """Of a cap, what is kept for the end is nobody else's either."""
+    ledger = Ledger(caps, {"m": PRICE})
+    ledger.keep_for_final(0.2, 200)
+
+    def alone(part: float) -> bool:
+        with pytest.raises(LimitError) as caught:
+            run(ledger.reserve("a", Need(part, int(1_000 * part), sub=True)))
+        return caught.value.alone
+
+    assert alone(0.9) is True
+    ledger.settle("b", "sub", "m", Spent(1, Usage(0, int(0.5 / PRICE.output) if caps.usd else 500)))
+    assert (alone(0.7), alone(0.9)) == (False, True)
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,41 @@ def test_a_whole_reply_that_breaks_off_may_be_billed(server: LoopbackServer) -> 
     assert (unheard.attempts, unheard.usage.total) == (1, 0)
 
 
+def test_a_reply_that_cannot_be_read_is_billed(server: LoopbackServer) -> None:
+    """One that came whole was paid for, whatever LiteLLM says of its form: asked once, and booked by what came."""
+    error = failure(server, "sub/badusage")
+    spent = spent_by(error)
+    assert (error.code, spent.attempts, spent.usage.estimated, len(server.requests)) == ("bad_reply", 1, True, 1)
+    assert spent.usage.input > 0
+    assert spent.usage.output >= count_tokens(server.requests[0].reply) > 0
+    assert "Traceback" not in error.message
+
+
+def test_what_breaks_behind_the_end_of_a_stream_breaks_nothing(server: LoopbackServer) -> None:
+    """All of the text was there, and was paid for: it is not asked for again because the counts cannot be read."""
+    one = request("openai/root/lazy/badusage", role="root")
+    [completion] = ask(server, one)
+    reply = server.requests[0].reply
+    assert (completion.text, completion.finish, completion.attempts) == (reply, "stop", 1)
+    assert completion.usage == Usage(count_request(one), count_tokens(reply), estimated=True)
+
+
+@pytest.mark.parametrize("role", ["sub", "root"])
+def test_counts_that_cannot_be_are_not_believed(server: LoopbackServer, role: Any) -> None:
+    """They cannot even be multiplied by a price: the call is estimated, as if nobody had counted."""
+    one = request("openai/sub/unreal", role=role)
+    [completion] = ask(server, one)
+    assert completion.usage == Usage(count_request(one), count_tokens(completion.text), estimated=True)
+
+
+def test_a_sub_call_that_was_cut_has_failed(server: LoopbackServer) -> None:
+    """A local server answers to the part that fits its window: a reply that looks like any other. It is booked."""
+    ask(server, request("openai/sub/e00/cut500", "x" * 8_000), request("openai/sub/e00/cut500", "x" * 1_000))
+    with pytest.raises(ProviderError, match="read only 500 tokens of a prompt of 20,000 characters") as caught:
+        ask(server, request("openai/sub/e00/cut500", "x" * 20_000))
+    assert (caught.value.code, spent_by(caught.value)) == ("context_overflow", Spent(1, Usage(500, 4)))
+
+
 def test_a_hanging_provider_times_out(server: LoopbackServer) -> None:
     """The timeout is a `TransientError` that carries the input's tokens."""
     error = failure(server, "sub/hang", timeout_s=0.2)

@@ -86,7 +86,8 @@ REFUSED = [
     ("quotactl", 179, 60), ("syslog", 103, 116), ("sethostname", 170, 161), ("settimeofday", 164, 170),
     ("clock_settime", 227, 112), ("adjtimex", 159, 171), ("connect", 42, 203), ("bind", 49, 200), ("listen", 50, 201),
     ("accept4", 288, 242), ("sync", 162, 81), ("mq_open", 240, 180), ("io_setup", 206, 0),
-    ("splice", 275, 76), ("vmsplice", 278, 75), ("tee", 276, 77),
+    ("splice", 275, 76), ("vmsplice", 278, 75), ("tee", 276, 77), ("shmget", 29, 194), ("msgget", 68, 186),
+    ("semget", 64, 190),
 ]  # fmt: skip
 
 # What Python, its threads, children, event loops and shared memory are made of.

@@ -279,6 +279,14 @@ def test_h01_a_host_that_is_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told(Engine().probe).code == "docker_daemon_down"
 
 
+@pytest.mark.parametrize("address", ["tcp://a:b", "tcp://a:99999", "tcp://[x]:1", "http://[::1", "tcp://\x1b[2J:1"])
+def test_h01_an_address_that_is_none(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slip of the hand is not a bug of ours."""
+    monkeypatch.setenv("DOCKER_HOST", address)
+    error = told(Engine().probe)
+    assert (error.code, address in error.message, "DOCKER_HOST" in error.hint) == ("engine_address", True, True)
+
+
 def test_h01_ssh_needs_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """The docker package cannot do ssh by itself; the hint says how to forward the socket."""
     monkeypatch.setenv("DOCKER_HOST", "ssh://me@127.0.0.1:1")

@@ -67,7 +67,19 @@ def test_what_two_machines_may_share_does_not_make_them_one(tmp_path: Path, monk
         assert not theirs.is_dead()
 
 
-@pytest.mark.parametrize("label", ["", "a:b:c:d", "a:b:1", "a:b:1:2:3", ":b:1:2", "a:b:-1:2", "a:b:٣:2"])
+@pytest.mark.parametrize(
+    "label",
+    [
+        "",
+        "a:b:c:d",
+        "a:b:1",
+        "a:b:1:2:3",
+        ":b:1:2",
+        "a:b:-1:2",
+        "a:b:٣:2",
+        pytest.param(f"a:b:{'1' * 5000}:2", id="long"),
+    ],
+)
 def test_foreign_labels_are_nobody(label: str) -> None:
     """A label we cannot read is never a reason to remove a container."""
     assert Owner.parse(label) is None

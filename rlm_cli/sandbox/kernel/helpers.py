@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 from . import search
@@ -49,6 +50,17 @@ class Helpers:
 
     def variables(self) -> list[str]:
         return variables(self._namespace, self._originals)
+
+    def put_back(self) -> None:
+        """`FINAL = value` submits nothing, and would leave a run without a way to answer. A function of a cell's own
+        under these names stays."""
+        for name in ANSWERS:
+            if not callable(self._namespace.get(name)):
+                self._namespace[name] = self._originals[name]
+                try:
+                    sys.stderr.write(f"[kernel] {name} is a function, to be called: {name}(value). It was put back.\n")
+                except Exception:  # a cell may have closed or replaced it
+                    pass
 
     def submit_plain_answer(self) -> None:
         """`answer = {"content": ..., "ready": True}` replaces our object; it is meant all the same."""
@@ -422,6 +434,9 @@ FUNCTIONS = (
     "FINAL", "FINAL_VAR", "SUBMIT", "cite", "SHOW_VARS", "budget", "grep", "grep_count", "chunks", "draw_sample",
     "csv_rows", "json_rows", "line_of", "estimate_tokens", "help",
 )  # fmt: skip
+
+
+ANSWERS = ("FINAL", "FINAL_VAR", "SUBMIT")
 
 
 def leave(code: object = None) -> NoReturn:

@@ -228,6 +228,9 @@ CALLS: dict[str, tuple[int | None, int | None]] = {
     "recvfrom": (45, 207),
     "shutdown": (48, 210),
     "mq_open": (240, 180),
+    "msgget": (68, 186),
+    "semget": (64, 190),
+    "shmget": (29, 194),
     # time and facts
     "time": (201, None),
     "times": (100, 153),
@@ -349,6 +352,8 @@ REFUSED = (
     # and message queues are counted by user, host-wide, and asynchronous requests for all users together.
     *("flock", "sync", "syncfs", "fanotify_init", "fanotify_mark", "inotify_init", "inotify_init1", "mq_open"),
     "io_setup",
+    # Memory that stays when who took it is killed: no new worker would have room.
+    *("shmget", "msgget", "semget"),
     # The machine itself.
     *("init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot", "swapon", "swapoff"),
     *("acct", "quotactl", "quotactl_fd", "syslog", "vhangup", "iopl", "ioperm", "sethostname", "setdomainname"),

@@ -157,6 +157,8 @@ class Supervisor:
         self.late = Capture()
         self.flush_at: float | None = None
         self.violation = ""
+        self.buried = 0
+        """Workers that have died, and of which the host was told."""
         self.oom = OomCounter()
         self.oom_seen = self.oom.read()
         self.buffer = bytearray(PIPE_SIZE)
@@ -296,7 +298,8 @@ class Supervisor:
         elif kind == b"I":
             os.kill(self.worker.pid, signal.SIGINT)
         elif kind == b"K":
-            self.kill_all()
+            if payload == b"%d" % self.buried:  # else it is meant for a worker that is dead already
+                self.kill_all()
         elif kind == b"P":
             self.send(b"p", payload)
         elif kind == b"D":
@@ -437,6 +440,7 @@ class Supervisor:
         facts = {"status": status, "oom": out_of_memory, "memory_limit": memory_limit() or 0}
         self.send_facts(b"x", **facts, violation=self.violation)
         self.violation = ""
+        self.buried += 1
         self.worker.close()
         self.wait_for_the_dead()
         self.spawn()

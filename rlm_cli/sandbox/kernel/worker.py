@@ -129,6 +129,7 @@ class Worker:
         if not self.link.is_ours():
             self.leave_fork(error)
         forked.end_all()
+        self.helpers.put_back()
         self.streams.flush()
         self.fflush(None)
         if status == "ok":

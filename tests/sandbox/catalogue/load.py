@@ -198,6 +198,12 @@ ENDINGS = {
     "kill itself": ("os.kill(os.getpid(), 9)", "SIGKILL"),
     "close all descriptors": ("os.closerange(0, 1000)", "descriptors that the kernel needs"),
 }
+SYSTEM_V = """
+def outlives_us():
+    segment = libc_call("shmget", 0, 4096, 0o600)
+    libc_call("shmctl", segment, 0, None)
+attempt("System V", outlives_us)
+"""
 
 CASES = (
     Case(
@@ -248,7 +254,7 @@ CASES = (
     ),
     Case(
         "C03",
-        "take more memory than there is: appending, one huge block, a multiplied list",
+        "take more memory than there is: one huge block, a multiplied list; or some that stays when the worker dies",
         'a MemoryError that keeps the variables; where the cell lifts that guard, "out of memory" and a new worker',
         (
             tested(
@@ -269,6 +275,7 @@ CASES = (
                 restarted="out of memory",
                 why="the same size succeeds in the control of the block",
             ),
+            probe("for good", SYSTEM_V, {"System V": "EPERM"}, {"System V": WORKED}),
         ),
     ),
     Case(
