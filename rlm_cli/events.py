@@ -315,6 +315,8 @@ class RunStarted:
     mode_why: str = ""
     sandbox: str = ""
     """What runs code, if any is run: "docker", "podman" or "process"."""
+    skips: str = ""
+    """The command that lists what was left out; "" when nothing was."""
     type: str = "run.started"
 
 

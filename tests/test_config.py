@@ -200,6 +200,11 @@ def test_what_is_wrong_in_a_file_is_named_with_its_line(
         ({}, ["aliases=x"], {}, "--set aliases=x: write --set aliases.NAME=VALUE"),
         ({}, [], {"RLM_MAX_TIME": "soon"}, "RLM_MAX_TIME: "),
         ({"sandbox.runtime": "local"}, [], {}, "--sandbox: model code runs in a container; "),
+        ({"api.base": "localhost:8000/v1"}, [], {}, "--api-base: not a URL: write it whole, such as http://"),
+        ({"api.base": "http://"}, [], {}, "--api-base: not a URL"),
+        ({"api.base": "http://localhost:99999/v1"}, [], {}, "--api-base: not a URL"),
+        ({}, [], {"RLM_API_BASE": "me:hunter2@host/v1"}, "RLM_API_BASE: not a URL: write it whole"),
+        ({"sandbox.memory": "1k"}, [], {}, "--memory: '1k' is too little: 64MiB or more"),
     ],
 )
 def test_what_is_wrong_elsewhere_is_named_by_its_flag_or_variable(

@@ -22,6 +22,7 @@ from ..routing import Mode, Route
 from ..runlog import RunLog, new_run_id
 from ..sources.arguments import STDIN, Line, split_arguments
 from ..sources.stdin import carries_data, stdin_kind
+from ..sources.summary import skips_command
 from ..sources.urls import is_url, shown
 from ..task import Limits
 from ..units import money
@@ -266,6 +267,7 @@ def make_plan(
         mode=chosen.mode,
         mode_why=chosen.why,
         warnings=tuple(warnings),
+        skips=skips_command(invocation.parsed.sources, invocation.source_options) if corpus.facts.skipped.total else "",
         log_dir=str(folder) if settings.logs.enabled else None,
         cite=cites(invocation),
     )

@@ -56,6 +56,7 @@ def get(ctx: typer.Context, key: KeyName, json: options.Json = False) -> None:
     """Print one value."""
     settings = options.settings(ctx)
     found, entry = _known(key)
+    key = f"{found.name}.{entry}" if entry else key
     if json:
         show.as_json({"schema_version": 1, "key": key, **_facts(settings, key)})
         return

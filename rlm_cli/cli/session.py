@@ -51,6 +51,8 @@ class Plan:
     note: str = ""
     """What the person should know about the models (offline, chosen by key ...)."""
     warnings: tuple[str, ...] = ()
+    skips: str = ""
+    """The command that lists what was left out; "" when nothing was."""
     log_dir: str | None = None
     scratch: str | None = None
     """A folder of the run's own that nothing may be left of, not even by a second Ctrl-C."""
@@ -95,6 +97,7 @@ def ask_once(
             plan.mode,
             plan.mode_why,
             box.name,
+            plan.skips,
         )
     )
     for warning in (*plan.warnings, *plan.corpus.notes):

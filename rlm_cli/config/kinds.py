@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
 
 from .. import units
 
@@ -37,6 +38,19 @@ def _text(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{value!r} is not text")
     return value.strip()
+
+
+def _url(value: object) -> str:
+    """Of a server. What is wrong is not quoted: it may hold a password."""
+    text = _text(value)
+    try:
+        parts = urlsplit(text)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none
+        whole = False
+    if not whole or re.search(r"\s", text):
+        raise ValueError("not a URL: write it whole, such as http://localhost:8000/v1")
+    return text
 
 
 def _boolean(value: object) -> bool:
@@ -98,6 +112,18 @@ def _show_size(size: int) -> str:
         if size and size % 1024**power == 0:
             return f"{size // 1024**power}{unit}"
     return str(size)
+
+
+def size(minimum: int = 0) -> Kind[int]:
+    """Bytes."""
+
+    def parse(value: object) -> int:
+        found = units.parse_size(_plain(value))
+        if found < minimum:
+            raise ValueError(f"{value!r} is too little: {_show_size(minimum)} or more")
+        return found
+
+    return Kind(parse, {"type": ["integer", "string"]}, _show_size)
 
 
 def choice(*names: str) -> Kind[Any]:
@@ -174,15 +200,15 @@ def _scalar(value: object) -> str | int | float | bool:
     return text
 
 
-_SIZE_SCHEMA = {"type": ["integer", "string"]}
 _AMOUNT = {"type": "number", "minimum": 0}
 TEXT: Kind[str] = Kind(_text, {"type": "string", "minLength": 1})
 OPTIONAL_TEXT: Kind[str | None] = Kind(_text, TEXT.schema, lambda value: value or "")
+OPTIONAL_URL: Kind[str | None] = Kind(_url, TEXT.schema, lambda value: value or "")
 TEXTS: Kind[tuple[str, ...]] = Kind(_texts, {"type": "array", "items": {"type": "string"}}, ",".join)
 BOOLEAN: Kind[bool] = Kind(_boolean, {"type": "boolean"}, lambda value: str(value).lower())
 USD: Kind[float] = Kind(_usd, _AMOUNT, lambda value: f"{value:.2f}" if round(value, 2) == value else f"{value:g}")
 DURATION: Kind[float] = Kind(_duration, {"type": ["number", "string"]}, _show_duration)
-SIZE: Kind[int] = Kind(lambda value: units.parse_size(_plain(value)), _SIZE_SCHEMA, _show_size)
+SIZE: Kind[int] = size()
 NUMBER: Kind[float] = Kind(_positive, {"type": "number", "exclusiveMinimum": 0}, lambda value: f"{value:g}")
 SCALAR: Kind[str | int | float | bool] = Kind(
     _scalar,

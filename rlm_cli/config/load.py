@@ -104,7 +104,8 @@ def examine(
 
 def _parsed(name: str, raw: object, origin: Origin, findings: Findings) -> Iterator[Given]:
     """One value, read by its key's parser; nothing but a problem when it cannot be."""
-    key, _ = find_key(name)
+    key, entry = find_key(name)
+    name = f"{key.name}.{entry}" if entry else name
     try:
         yield Given(name, key, key.kind.parse(raw), origin)
     except ValueError as error:

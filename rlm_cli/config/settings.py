@@ -15,6 +15,7 @@ from .kinds import (
     NUMBER,
     OPTIONAL_PRICE,
     OPTIONAL_TEXT,
+    OPTIONAL_URL,
     PRICE,
     RUNTIME,
     SCALAR,
@@ -27,6 +28,7 @@ from .kinds import (
     choice,
     count,
     or_none,
+    size,
 )
 
 T = TypeVar("T")
@@ -34,6 +36,10 @@ T = TypeVar("T")
 Project = Literal["no", "yes", "lower", "add", "alias"]
 """What a project's rlm.toml may do with a key: nothing; set it; only lower it; only add entries; only name one of
 the user's own aliases."""
+
+
+LEAST_MEMORY = 64 * 1024**2
+"""Bytes that a Python kernel needs for itself."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +236,7 @@ class Sandbox:
     image: str | None = _key(
         OPTIONAL_TEXT, None, "image to run; unset: the pinned default", env="RLM_SANDBOX_IMAGE", flag="--image"
     )
-    memory: int = _key(SIZE, 2 * 1024**3, "memory that the model's code may have", flag="--memory")
+    memory: int = _key(size(LEAST_MEMORY), 2 * 1024**3, "memory that the model's code may have", flag="--memory")
     cpus: float = _key(NUMBER, 2.0, "processors of the container", flag="--cpus")
     step_timeout: float = _key(DURATION, 120.0, "longest one piece of code may compute", flag="--step-timeout")
     pull: Literal["missing", "always", "never"] = _key(
@@ -259,7 +265,7 @@ class Cache:
 class Api:
     """Where models are asked."""
 
-    base: str | None = _key(OPTIONAL_TEXT, None, "URL of the model API", env="RLM_API_BASE", flag="--api-base")
+    base: str | None = _key(OPTIONAL_URL, None, "URL of the model API", env="RLM_API_BASE", flag="--api-base")
     timeout: float = _key(
         DURATION, 180.0, "longest to wait for a sub-call's reply, or for the next piece of one that is streamed"
     )
@@ -414,7 +420,8 @@ def find_key(name: str) -> tuple[Key, str]:
     key = KEYS[head]
     if not key.many or not entry:
         raise KeyError(name)
-    return key, entry
+    # As TOML has it: prices."openai/my-model"
+    return key, entry[1:-1] if len(entry) > 2 and entry[0] == entry[-1] == '"' else entry
 
 
 def unknown_key(name: str) -> str:

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Sequence
 from functools import cache
-from shlex import quote
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
@@ -101,8 +100,8 @@ def header_lines(run: RunStarted) -> list[str]:
     names = names_text(run.names)
     facts = facts_text(run.sources)
     skipped = str(run.sources.skipped)
-    if skipped and len(run.names) == 1 and run.names[0] == clean_line(run.names[0], _NAME):  # else it is none to paste
-        skipped = dotted(skipped, f"rlm sources {quote(run.names[0])} --skipped")
+    if skipped and run.skips == clean_line(run.skips, 2 * _NAME):  # else it is none to paste
+        skipped = dotted(skipped, run.skips)
     cap = run.limits.get("cost")
     return [
         line

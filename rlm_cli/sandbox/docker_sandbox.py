@@ -29,7 +29,7 @@ from .frames import BootFacts
 from .image import Image, OnImageProgress, resolve_image, silent
 from .kernel import wire
 from .owner import Owner
-from .profile import MIN_MEMORY, PODMAN_WRITABLE, Profile, too_little_memory, wrong_facts, wrong_worker
+from .profile import PODMAN_WRITABLE, Profile, wrong_facts, wrong_worker
 from .staging import OnStageProgress, Proof, Staged, ignore, stage
 from .stream import DockerChannel
 from .upload import Upload
@@ -98,8 +98,6 @@ class DockerSandbox(KernelSandbox):
 
         Raises `SandboxError` (an engine's code, boot_facts, handshake) or `InputError` (from staging).
         """
-        if self._options.memory < MIN_MEMORY:
-            raise too_little_memory(self._options.memory)
         atexit.register(self.kill_now)
         if not self._streams and await self._in_thread(self._engine.is_local):
             try:

@@ -28,7 +28,7 @@ from .client import BOOT, KernelClient
 from .frames import BootFacts, WorkerFacts
 from .guard import Guard
 from .kernel import landlock, seccomp, wire
-from .profile import DEFAULT_PATH, MIN_MEMORY, not_limited, too_little_memory, within
+from .profile import DEFAULT_PATH, not_limited, within
 from .staging import OnStageProgress, Staged, ignore, stage
 
 MISSING = (
@@ -241,8 +241,6 @@ class ProcessSandbox(KernelSandbox):
 
         Raises `SandboxError` (process_start, boot_facts, handshake) or `InputError` (from staging).
         """
-        if self._options.memory < MIN_MEMORY:
-            raise too_little_memory(self._options.memory)
         atexit.register(self.kill_now)
         self._on_note(MISSING)
         staged = await self._in_thread(self._stage, documents)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import SandboxError
 from .kernel.seccomp import ARCHITECTURES
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
 MIB = 1024**2
 NOBODY = "65534:65534"
-MIN_MEMORY = 64 * MIB
 PODMAN_WRITABLE = ("/run", "/var/tmp")  # noqa: S108 - in the container
 """Where Podman puts a writable disk of its own accord although the root file system is read-only."""
 
@@ -83,15 +81,6 @@ def environment(image_env: tuple[str, ...], *, removable: bool = True) -> list[s
     removed = dict.fromkeys((*PROXIES, *given))
     end = "" if removable else "="
     return [f"{name}={value}" for name, value in ours.items()] + [name + end for name in removed if name not in ours]
-
-
-def too_little_memory(memory: int) -> SandboxError:
-    """A kernel needs room for Python itself."""
-    return SandboxError(
-        f"{memory} bytes of memory are too few for a Python kernel (at least {MIN_MEMORY})",
-        hint="--set sandbox.memory=64MiB or more",
-        code="limit_refused",
-    )
 
 
 def wrong_facts(facts: BootFacts, profile: Profile) -> tuple[str, ...]:

@@ -91,9 +91,17 @@ def explain(skips: Sequence[Skip], env: Mapping[str, str]) -> tuple[Skip, ...]:
     for top, paths in by_tree.items():
         try:
             rules |= _rules(paths, top, env)
+            inside = {first: path for path in paths if path not in rules and (first := _first_file(path))}
+            found = _rules(inside, top, env) if inside else {}
+            rules |= {inside[first]: rule for first, rule in found.items()}
         except GitError:
             continue
     return tuple(replace(skip, rule=rules.get(skip.where, skip.rule)) for skip in skips)
+
+
+def _first_file(folder: str) -> str:
+    """A file in it, "" where there is none: git knows no folder whose files are all ignored, and only their rule."""
+    return next((f"{place}/{min(files)}" for place, _, files in os.walk(folder) if files), "")
 
 
 def _rules(paths: Iterable[str], top: str, env: Mapping[str, str]) -> dict[str, str]:

@@ -21,7 +21,7 @@ def summary_line(corpus: Corpus, sources: Sequence[str], options: SourceOptions 
     line = f"{_what(corpus)} · {human_bytes(facts.bytes)} · ~{compact_count(facts.tokens_est)} tokens"
     if not facts.skipped.total:
         return line
-    return f"{line}; {facts.skipped} — {_command(sources, options)}"
+    return f"{line}; {facts.skipped} — {skips_command(sources, options)}"
 
 
 def stored(corpus: Corpus) -> dict[str, int]:
@@ -55,7 +55,8 @@ def _what(corpus: Corpus) -> str:
     return " and ".join([*([named] if files else []), *(["stdin"] if stdin else [])])
 
 
-def _command(sources: Sequence[str], options: SourceOptions) -> str:
+def skips_command(sources: Sequence[str], options: SourceOptions) -> str:
+    """What lists the paths that this walk left out."""
     words = [*filter_flags(options), *(quote(shown(source)) for source in sources if source != STDIN)]
     line = " ".join(["rlm sources", *words, "--skipped"])
     return line if len(line) <= LONGEST_COMMAND else "rlm sources … --skipped"
@@ -67,4 +68,6 @@ def filter_flags(options: SourceOptions) -> list[str]:
     flags += ["--hidden"] if options.hidden else []
     flags += ["--no-ignore"] if options.no_ignore else []
     flags += ["-L"] if options.follow else []
+    flags += [f"--convert {options.convert}"] if options.convert != DEFAULT_OPTIONS.convert else []
+    flags += ["--set sources.archives=false"] if not options.archives else []
     return flags + [f"-g {quote(glob)}" for glob in options.globs]

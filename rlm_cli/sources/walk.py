@@ -19,6 +19,7 @@ from typing import NamedTuple
 from ..errors import InputError
 from ..in_place import open_in_place
 from . import Skip, SkipReason, SourceOptions, compressed, git, rules
+from .arguments import quote
 from .convert.formats import Format, recognise
 from .encoding import HEAD, is_binary
 from .rules import Level
@@ -32,6 +33,9 @@ Progress = Callable[[int, int], None]
 TELL_EVERY = 256
 NO_GLOB: tuple[SkipReason, str] = ("ignored", "no -g glob matches")
 SWAPPED = "a symbolic link that was put in its place"
+LOOP = "a symbolic link that leads to itself"
+UNREADABLE = ("a socket", SWAPPED, LOOP)
+"""What `cat` reads no more than we do."""
 BINARY = "a NUL byte in its first 64 KiB"
 
 
@@ -87,7 +91,7 @@ def open_file(path: str, *, look: bool) -> tuple[os.stat_result, bytes]:
         fd = open_in_place(path)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise UnusableError("special", SWAPPED) from error
+            raise UnusableError("special", LOOP if leads_to_itself(path) else SWAPPED) from error
         if error.errno == errno.ENXIO:  # a socket, or a device that is not there
             raise UnusableError("special", kind_on_disk(path)) from error
         raise UnusableError("unreadable", error.strerror or str(error)) from error
@@ -103,6 +107,15 @@ def open_file(path: str, *, look: bool) -> tuple[os.stat_result, bytes]:
     if head and info.st_size == 0:
         raise UnusableError("special", "a file of the kernel, without a size")
     return info, head
+
+
+def leads_to_itself(path: str) -> bool:
+    """Whether there is nothing but links at the end of this one."""
+    try:
+        Path(path).stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def is_folder(path: str) -> bool:
@@ -450,7 +463,7 @@ def _above(level: Level | None, path: str) -> Level:
 def named_error(path: str, error: UnusableError) -> InputError:
     """A path named on the command line that cannot be read."""
     if error.reason == "special":
-        hint = f"pipe it: cat {path} | rlm ask - ..."
+        hint = "" if error.why in UNREADABLE else f"pipe it: cat {quote(path)} | rlm ask - ..."
         return InputError(f"{path} is {error.why}, not a file", hint=hint, code="special_file")
     hint = f"look at its permissions: ls -ld {path}" if error.why == os.strerror(errno.EACCES) else ""
     return InputError(f"{path} cannot be read: {error.why}", hint=hint, code="unreadable")

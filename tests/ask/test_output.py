@@ -75,6 +75,19 @@ def test_a_source_is_never_replaced_by_the_answer(shell: Shell) -> None:
     assert (codes, (shell.folder / "a.txt").read_text()) == ([2, 2, 2], "hello\n")
 
 
+def test_what_was_skipped_is_listed_by_the_command_that_is_named(shell: Shell) -> None:
+    """It walks as the run did: with its globs and switches, and however many sources there are."""
+    (shell.folder / "logs").mkdir()
+    for name in ("a.log", "b.txt", ".hidden.log"):
+        (shell.folder / "logs" / name).write_text("x")
+    (shell.folder / "script.jsonl").write_text(json.dumps({"reply": "```repl\nFINAL('42')\n```"}))
+    sources = ("logs", "script.jsonl", "-g", "*.log", "--hidden")
+    said = shell.run("ask", *sources, "-Q", "Q", "-m", "scripted:script.jsonl").err
+    named = next(line for line in said.splitlines() if line.startswith("rlm: skipped 1")).partition(" · rlm ")[2]
+    listed = shell.run(*shlex.split(named)).out.decode().split()
+    assert ("logs/b.txt" in listed, "logs/.hidden.log" in listed) == (True, False)
+
+
 def test_a_dry_run_writes_no_file(shell: Shell) -> None:
     """-n shows its plan on stdout; the answer's file is left alone."""
     (shell.folder / "out.txt").write_text("an older answer")

@@ -138,6 +138,21 @@ def test_set_get_unset(rlm: Rlm, home: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("written", ['prices."acme/m-1.5"', "prices.acme/m-1.5"])
+def test_an_entry_may_be_quoted_as_in_the_file(rlm: Rlm, home: Path, written: str) -> None:
+    """`prices."acme/m-1.5"` is what `rlm help config` shows: the quotes are TOML's, and no part of the model's id."""
+    done = [
+        rlm("config", "set", written, "1,2"),
+        rlm("config", "get", written),
+        rlm("config", "get", written, "--json"),
+    ]
+    assert ([d.code for d in done], done[1].out) == ([0, 0, 0], "1,2\n")
+    assert tomllib.loads((home / "config.toml").read_text())["prices"].keys() == {"acme/m-1.5"}
+    assert "prices.acme/m-1.5 " in rlm("config", "list", "--set", f"{written}=3,4").out
+    assert rlm("config", "unset", written).code == 0
+    assert rlm("config", "get", written).code == 2
+
+
 def test_d05_secrets_in_a_config_file_are_masked(rlm: Rlm, home: Path) -> None:
     """A password in a URL, an option that is a key: in every listing, in JSON, and when they are set. Positive control:
     the file has them, and an option that is none is shown."""

@@ -128,6 +128,47 @@ def test_grep_is_a_loop_over_the_lines(both: tuple[str, Text], pattern: str, aro
         assert search.grep_count(pattern, it, matches=True) == len([*real.finditer(string)])
 
 
+FEW = [
+    r"\bflush\b", r"(?<!\w)error", r"\bflush$", r"\Wflush\Z", r"[ab]nd(?= then)", r"\w+ refused ", "(?i)\\bkey=",
+    r"(timeout|and)\b.*\d", r"(?i)\btimeout", r"^.*status=5(\d)(\d)", r"(\w)ror", r"(?:user|nobody)=(?=b)", "(?i)error",
+]  # fmt: skip
+
+
+@settings(max_examples=60)
+@given(string=STRINGS | PLAIN, pattern=st.sampled_from(FEW + IN_LINES), lines=st.integers(0, 600))
+def test_the_same_is_found_where_only_the_lines_with_a_needle_are_searched(
+    string: str, pattern: str, lines: int
+) -> None:
+    """Before and behind lines that have none: matches, lines, counts."""
+    filler = ("-" * 99 + "\n") * lines
+    string = filler + string + "\n" + filler
+    text, real, plain = text_of(string.encode(), own=1 << 20), re.compile(pattern, re.M), re.compile(pattern)
+    spans = [m.span() for m in real.finditer(string)]
+    for it in (text, string):
+        hits = search.grep(pattern, it, limit=None)
+        assert [(h.line, h.text, h.start, h.end) for h in hits] == [row[:4] for row in naive_grep(real, string, 0)]
+        assert search.grep_count(pattern, it) == len(hits)
+        assert search.grep_count(pattern, it, matches=True) == len(spans)
+    assert [shape(m) for m in regex.finditer(plain, text)] == [shape(m) for m in plain.finditer(string)]
+    assert regex.findall(plain, text) == plain.findall(string)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "few"),
+    [
+        (r"\b502\b", True), ("(?i)Error", True), (r"\S+ (?:error|502) ", True), ("502 ", False),
+        (r"\b502\Z", False), (r"\s502", False), (r"\bline\b", False),
+    ],
+)  # fmt: skip
+def test_what_is_rare_is_not_looked_for_everywhere(pattern: str, few: bool) -> None:
+    """`re` tries what begins with no literal at each character: of a log with few such lines, only these are given to
+    it. Not where it is as quick by itself, where many lines have a needle, or where more than a line decides."""
+    string = "".join(f"line {n} GET /path/{n} {'ERROR 502' if n % 100 == 7 else 'ok'} x\n" for n in range(5000))
+    spans = [*patterns.traits(re.compile(pattern, re.M)).spans(string.replace("ERROR", "error"), 0)]
+    assert (sum(stop - start for start, stop in spans) < len(string) / 50) is few
+    assert few or spans == [(0, len(string))]
+
+
 @settings(max_examples=40)
 @given(both=pairs(), pattern=st.sampled_from(ACROSS))
 def test_a_match_over_several_lines_is_one_hit(both: tuple[str, Text], pattern: str) -> None:

@@ -79,6 +79,7 @@ class Recorder:
                 FACTS,
                 {"cost": 1.0, **limits},
                 ("logs/",),
+                skips="rlm sources logs/ --skipped",
             )
         )
         self.emit(SandboxReady(SandboxInfo("docker", "python"), 0.8, "a mapping of 1,284 documents"), after=0.8)

@@ -257,14 +257,14 @@ def test_plain_lines_have_no_control_byte(verbosity: int) -> None:
 
 
 def test_whatever_was_skipped_is_said() -> None:
-    """Each reason that there is, with a command that can be pasted; none where the name cannot be."""
+    """Each reason that there is, with the command that lists them; none that cannot be pasted as it is shown."""
     every = Skipped(*range(1, 8))
     lines = [
-        header_lines(RunStarted("r", "1", "q", ModelPair("m"), SourcesFacts(skipped=every), names=names))[1]
-        for names in (("my logs",), ("x" * 99,), ("a", "b"))
+        header_lines(RunStarted("r", "1", "q", ModelPair("m"), SourcesFacts(skipped=every), skips=command))[1]
+        for command in ("rlm sources 'my logs' --skipped", "rlm sources 'a\x1bb' --skipped", "x" * 199, "")
     ]
     said = "skipped 28 (7 unconverted, 6 special, 5 unreadable, 4 too large, 3 binary, 2 hidden, 1 ignored)"
-    assert lines == [f"{said} · rlm sources 'my logs' --skipped", said, said]
+    assert lines == [f"{said} · rlm sources 'my logs' --skipped", said, said, said]
 
 
 def test_plain_is_one_line_a_step() -> None:

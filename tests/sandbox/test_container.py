@@ -603,18 +603,6 @@ def test_a_registry_that_cannot_be_reached(engine: Engine) -> None:
     assert (caught.value.code, "rlm sandbox build" in caught.value.hint) == ("registry_unreachable", True)
 
 
-@pytest.mark.parametrize("memory", [1, 63 * MIB])
-def test_too_little_memory_is_refused_before_anything_starts(doc: Doc, memory: int) -> None:
-    """The floor is ours, not a kernel that dies at boot."""
-
-    async def test() -> None:
-        with pytest.raises(SandboxError) as caught:
-            await DockerSandbox(SandboxOptions(memory=memory)).open([doc], NoModels())
-        assert caught.value.code == "limit_refused"
-
-    run(test())
-
-
 def test_a_limit_the_engine_refuses_is_explained(engine: Engine, image: Image) -> None:
     """More CPUs than the machine has is a refusal with a way out."""
     with pytest.raises(SandboxError) as caught:

@@ -114,6 +114,24 @@ def test_parents_rule_a_source_below_them(here: Path, git: Git) -> None:
 # -- git ------------------------------------------------------------------------------------------------------------
 
 
+def test_a_folder_of_which_git_knows_nothing_has_the_rule_of_what_is_in_it(here: Path, git: Git) -> None:
+    """`*.log` empties logs/ without naming it: --skipped says so all the same."""
+    tree = git.init(here / "t")
+    plant(tree, {".gitignore": "*.log\n", "a.txt": "x", "logs/b.log": "x", "logs/old/c.log": "x"})
+    corpus = collect(["t"], env=git.env)
+    (skip,) = [skip for skip in explain(corpus.skips, git.env) if skip.reason == "ignored"]
+    assert (skip.path, skip.rule, skip.files) == ("t/logs/", "t/.gitignore:1: *.log", 2)
+
+
+def test_the_command_for_what_was_skipped_walks_as_this_walk_did(here: Path) -> None:
+    """It opens and converts no more than this walk, which left out for that what the command is to list."""
+    plant(here, {"t/a.txt": "x", "t/b.bin": b"\0"})
+    options = SourceOptions(archives=False, convert="none", globs=("!c",))
+    line = summary_line(collect(["t"], options), ["t"], options)
+    said = line.partition(" — ")[2]
+    assert said == "rlm sources --convert none --set sources.archives=false -g '!c' t --skipped"
+
+
 def test_what_only_git_knows(here: Path, git: Git) -> None:
     """Global excludes, .git/info/exclude, tracked files that rules ignore, and files that are only in the index."""
     tree = git.init(here / "t")
@@ -406,6 +424,12 @@ def test_named_but_not_a_file(here: Path) -> None:
         "special_file",
         "unreadable",
     ]
+    (here / "self").symlink_to("self")
+    assert (failed("self").message, failed("self").hint) == (
+        "self is a symbolic link that leads to itself, not a file",
+        "",
+    )
+    assert failed("fifo").hint == "pipe it: cat fifo | rlm ask - ..."
     if Path("/proc/version").exists():
         assert "a file of the kernel" in failed("/proc/version").message
 

@@ -15,6 +15,8 @@ LITERAL = 3
 """Characters from which on a literal is worth looking for."""
 NEEDLES = 8
 """Alternatives beyond which looking for each of them does not pay."""
+SPARSE = 400
+"""Characters for each needle in a text from which on it pays to search only the lines that have one."""
 UNBOUNDED = 1 << 31
 CANDIDATES = [chr(code) for code in range(0x20, 0x7F)]
 IN_CATEGORY: dict[str, Callable[[str], bool]] = {
@@ -65,6 +67,8 @@ class Traits:
         self.ascii = ascii_variant(pattern, found, cased)
         plain = all(str(name) == "LITERAL" for name, _ in tree) and not cased
         self.raw = raw_variant(pattern, tree) if not cased else None
+        # `re` finds what begins with a letter of its own as fast as it is found here.
+        self._slow = bool(self.needles) and (cased or next(flat(tree))[0] != "LITERAL")
         self.literal = "".join(chr(code) for _, code in tree) if plain else ""
 
     def suited(self, pattern: re.Pattern[str], text: str) -> re.Pattern[str]:
@@ -83,6 +87,31 @@ class Traits:
             return False
         lowered = text.lower()
         return not any(needle.lower() in lowered for needle in self.needles)
+
+    def spans(self, text: str, at: int) -> Iterator[tuple[int, int]]:
+        """What of a text is to be searched for matches that begin at `at` or behind it: all of it, or the lines that
+        have a needle, where they are few. What does not begin with a literal costs `re` a try for each character."""
+        lined = self._slow and self.barriers == b"\n" and not self.ends
+        if not lined or (self.ignore_case and not text.isascii()):
+            yield at, len(text)
+            return
+        hay = text.lower() if self.ignore_case else text
+        wanted = {needle.lower() if self.ignore_case else needle: -1 for needle in self.needles}
+        if sum(map(hay.count, wanted)) * SPARSE > len(text):
+            yield at, len(text)
+            return
+        while at <= len(text):
+            for needle, place in wanted.items():
+                if place < at:
+                    found = hay.find(needle, at)
+                    wanted[needle] = found if found >= 0 else len(hay)
+            place = min(wanted.values())
+            if place == len(hay):
+                return
+            end = hay.find("\n", place)
+            end = len(text) if end < 0 else end
+            yield hay.rfind("\n", at, place) + 1 or at, end
+            at = end + 1
 
 
 @lru_cache(maxsize=256)

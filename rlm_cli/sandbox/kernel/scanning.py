@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .encoded import Encoded
+    from .patterns import Traits
     from .text import Text
 
     Take = Callable[["Scan", "Piece"], Any]
@@ -446,52 +447,58 @@ def count_bytes(text: Text, needle: bytes, start: int, stop: int) -> int | None:
 # -- what to make of a piece
 
 
-def matches_in(piece: Piece) -> Iterator[re.Match[str]]:
-    for match in piece.pattern.finditer(piece.text, piece.lead):
-        if match.start() >= piece.limit:
-            return
-        yield match
+def matches_in(scan: Scan, piece: Piece) -> Iterator[re.Match[str]]:
+    for start, stop in scan.known.spans(piece.text or "", piece.lead):
+        for match in piece.pattern.finditer(piece.text, start, stop):
+            if match.start() >= piece.limit:
+                return
+            yield match
 
 
-def count_lines(_: Scan, piece: Piece) -> int:
-    return sum(1 for _ in lines_in(piece.pattern, piece.text or "", piece.lead, piece.limit))
+def count_lines(scan: Scan, piece: Piece) -> int:
+    return sum(1 for _ in lines_in(scan.known, piece.pattern, piece.text or "", piece.lead, piece.limit))
 
 
-def lines_in(pattern: re.Pattern[str], text: str, at: int, limit: int) -> Iterator[tuple[re.Match[str], int, int]]:
+def lines_in(
+    known: Traits, pattern: re.Pattern[str], text: str, at: int, limit: int
+) -> Iterator[tuple[re.Match[str], int, int]]:
     """(the first match in it, start, end) of each line of a text that matches from `at` on and before `limit`. A match
     over several lines is one of them all."""
-    while at < limit:
-        match = pattern.search(text, at)
-        if match is None or match.start() >= limit:
-            return
-        start = text.rfind("\n", 0, match.start()) + 1
-        end = text.find("\n", max(match.start(), match.end() - 1))
-        end = len(text) if end < 0 else end
-        if start == len(text):
-            return  # an empty match behind the last newline is no line
-        yield match, start, end
-        at = end + 1
+    for first, stop in known.spans(text, at):
+        at = first
+        while at < min(limit, stop + 1):
+            match = pattern.search(text, at, stop)
+            if match is None:
+                break
+            if match.start() >= limit:
+                return
+            start = text.rfind("\n", 0, match.start()) + 1
+            end = text.find("\n", max(match.start(), match.end() - 1))
+            end = len(text) if end < 0 else end
+            if start == len(text):
+                return  # an empty match behind the last newline is no line
+            yield match, start, end
+            at = end + 1
 
 
 def count_matches(scan: Scan, piece: Piece) -> int:
     if scan.known.solid and scan.pattern.groups <= 1:
-        return len(piece.pattern.findall(piece.text, piece.lead))
-    if scan.known.solid:
-        return sum(1 for _ in piece.pattern.finditer(piece.text, piece.lead))
-    return sum(1 for _ in matches_in(piece))
+        spans = scan.known.spans(piece.text or "", piece.lead)
+        return sum(len(piece.pattern.findall(piece.text, start, stop)) for start, stop in spans)
+    return sum(1 for _ in matches_in(scan, piece))
 
 
-def rows(_: Scan, piece: Piece) -> list[tuple[Any, ...]]:
+def rows(scan: Scan, piece: Piece) -> list[tuple[Any, ...]]:
     """Of each match: its spans in the piece's text, its groups and `lastindex`."""
-    return [(match.regs, (match[0], *match.groups()), match.lastindex) for match in matches_in(piece)]
+    return [(match.regs, (match[0], *match.groups()), match.lastindex) for match in matches_in(scan, piece)]
 
 
 def strings(scan: Scan, piece: Piece) -> list[Any]:
     """What `findall` finds."""
     if scan.known.solid:
-        found: list[Any] = piece.pattern.findall(piece.text, piece.lead)
-        return found
+        spans = scan.known.spans(piece.text or "", piece.lead)
+        return [found for start, stop in spans for found in piece.pattern.findall(piece.text, start, stop)]
     one = scan.pattern.groups == 1
     if scan.pattern.groups == 0:
-        return [match[0] for match in matches_in(piece)]
-    return [(match[1] or "") if one else match.groups("") for match in matches_in(piece)]
+        return [match[0] for match in matches_in(scan, piece)]
+    return [(match[1] or "") if one else match.groups("") for match in matches_in(scan, piece)]

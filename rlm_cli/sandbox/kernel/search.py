@@ -137,13 +137,14 @@ def counted(pattern: re.Pattern[str], text: Any, matches: bool) -> Iterator[tupl
     def count(body: Any) -> int:
         if isinstance(body, Text):
             return regex.count(pattern, body) if matches else count_lines(pattern, body)
-        if traits(pattern).absent(body):
+        known = traits(pattern)
+        if known.absent(body):
             return 0
         whole = None if matches else whole_lines(pattern)
         suited = traits(whole or pattern).suited(whole or pattern, body)
         if matches or whole:
-            return sum(1 for _ in suited.finditer(body))
-        return sum(1 for _ in scanning.lines_in(suited, body, 0, len(body) + 1))
+            return sum(1 for start, stop in known.spans(body, 0) for _ in suited.finditer(body, start, stop))
+        return sum(1 for _ in scanning.lines_in(known, suited, body, 0, len(body) + 1))
 
     return each(text, count, count)
 
@@ -220,13 +221,14 @@ def texts(text: Any) -> Iterator[tuple[str, Any]]:
 
 def rows_in(pattern: re.Pattern[str], text: str, around: tuple[int, int]) -> Iterator[Row]:
     """Of a str."""
-    known = None if isinstance(pattern.pattern, bytes) else traits(pattern)
-    if known is not None and known.absent(text):
+    if isinstance(pattern.pattern, bytes):
+        pattern.search(text)  # raises `re`'s own error
+    known = traits(pattern)
+    if known.absent(text):
         return
-    if known is not None:
-        pattern = known.suited(pattern, text)
+    pattern = known.suited(pattern, text)
     line, counted = 0, 0
-    for match, start, end in scanning.lines_in(pattern, text, 0, len(text) + 1):
+    for match, start, end in scanning.lines_in(known, pattern, text, 0, len(text) + 1):
         line += text.count("\n", counted, start)
         counted = start
         yield (line, text[start:end].rstrip("\r"), *match.span(), *lines_around(text, match.span(), around))
@@ -257,7 +259,7 @@ def rows_in_piece(around: tuple[int, int]) -> scanning.Take:
         rows: list[Row] = []
         line, counted = 0, piece.lead
         wide, shift = text, 0
-        for match, start, end in scanning.lines_in(piece.pattern, text, piece.lead, piece.limit):
+        for match, start, end in scanning.lines_in(scan.known, piece.pattern, text, piece.lead, piece.limit):
             if around != (0, 0) and not rows:
                 earlier = scan.lines_before(piece.start, around[0])
                 wide = earlier + text[piece.lead : piece.limit] + scan.lines_after(piece.end, around[1])
