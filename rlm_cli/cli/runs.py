@@ -17,7 +17,7 @@ import typer
 
 from .. import config, runlog, units
 from ..errors import InputError, UsageError
-from ..events import AnswerFile, Result, record_to_json, to_json
+from ..events import AnswerFile, Result, StepStarted, record_to_json, to_json
 from ..render.sanitize import clean_pieces
 from . import options, show
 from .run_markdown import as_markdown
@@ -139,6 +139,7 @@ def show_(
     from ..render.show import Part, ShowOptions, print_show
 
     settings, directory = options.settings(ctx), _find(ctx, run)
+    _check_step(directory, step, "--step")
     if json:
         result = runlog.read_result(directory)
         show.as_json(to_json(result) if result else _header_facts(runlog.read_header(directory)))
@@ -160,6 +161,17 @@ def show_(
     show.paged(settings, lambda stream, look: print_show(stream, runlog.read_run(directory), chosen, look=look))
 
 
+def _check_step(directory: Path, step: int | None, option: str) -> None:
+    """Raises `UsageError` when the run has no such step: nothing would be shown, and nobody told why."""
+    if step is None:
+        return
+    root = (record.event for record in runlog.read_run(directory) if not record.span.depth)
+    steps = {event.step for event in root if isinstance(event, StepStarted)}
+    if step not in steps:
+        had = f"1 to {max(steps)}" if steps else "none"
+        raise UsageError(f"{option} {step}: the run's steps are {had}", hint=f"rlm runs show {directory.name} --steps")
+
+
 @app.command(cls=options.Command)
 def replay(
     ctx: typer.Context,
@@ -177,6 +189,7 @@ def replay(
     if not 0.01 <= speed <= 1000:
         raise UsageError(f"--speed {speed:g}: it is between 0.01 and 1000", hint="--no-delay")
     settings, directory, env = options.settings(ctx), _find(ctx, run), config.environment()
+    _check_step(directory, from_step, "--from")
     look = look_for(sys.stderr, color=settings.output.color, env=env, verbosity=settings.run.verbose)
     view = view_for(sys.stderr, look, progress=settings.output.progress, quiet=settings.run.quiet, clock=None)
     try:

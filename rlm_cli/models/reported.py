@@ -8,6 +8,7 @@ from collections.abc import Callable
 from ..errors import RlmError
 from ..events import CallFinished, CallStarted, Emit, ErrorInfo
 from . import Completion, Model, OnText, Request, spent_by
+from .failures import redact
 from .ledger import Ledger
 
 
@@ -78,4 +79,4 @@ def error_info(error: BaseException) -> ErrorInfo:
     if isinstance(error, RlmError):
         return ErrorInfo(error.code, error.message, error.hint, error.retryable)
     name = type(error).__name__
-    return ErrorInfo("cancelled" if name == "CancelledError" else "internal", str(error) or name)
+    return ErrorInfo("cancelled" if name == "CancelledError" else "internal", redact(str(error)) or name)

@@ -456,16 +456,23 @@ class Engine:
             found = api.containers(all=True, filters={"label": OWNER_LABEL})
         return [container_facts(entry) for entry in found]
 
-    def prune(self, *, dry_run: bool = False) -> list[ContainerFacts | VolumeFacts]:
-        """Remove the containers and volumes whose owner is provably dead on this machine; returns them."""
-        containers = [container for container in self.containers() if container.orphan]
-        volumes = [volume for volume in self.volumes() if volume.orphan]
-        if not dry_run:
-            for container in containers:
-                self.remove(container.id)
-            for volume in volumes:
-                self.remove_volume(volume.name)
-        return [*containers, *volumes]
+    def prune(self, *, dry_run: bool = False, patience: float = REMOVAL_TIMEOUT) -> list[ContainerFacts | VolumeFacts]:
+        """Remove the containers and volumes whose owner is provably dead on this machine; returns them. One that does
+        not go within `patience` seconds keeps none of the others, and is what is raised in the end."""
+        orphans: list[ContainerFacts | VolumeFacts] = [*self.containers(), *self.volumes()]
+        orphans = [orphan for orphan in orphans if orphan.orphan]
+        stuck: SandboxError | None = None
+        for orphan in [] if dry_run else orphans:
+            try:
+                if isinstance(orphan, ContainerFacts):
+                    self.remove(orphan.id, patience=patience)
+                else:
+                    self.remove_volume(orphan.name, patience=patience)
+            except SandboxError as error:
+                stuck = stuck or error
+        if stuck is not None:
+            raise stuck
+        return orphans
 
     # -- volumes
 

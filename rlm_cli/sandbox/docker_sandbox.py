@@ -324,7 +324,7 @@ class DockerSandbox(KernelSandbox):
         image = resolve_image(self._engine, self._options, on_progress=self._on_image)
         self._image = image.name
         with contextlib.suppress(SandboxError):
-            self._engine.prune()
+            self._engine.prune(patience=HURRY)
         cpus = self._engine.probe().cpus or self._options.cpus
         masked = {*image.volumes, *(PODMAN_WRITABLE if self._engine.flavor == "Podman" else ())}
         return image, Profile(

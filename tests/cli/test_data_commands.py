@@ -110,6 +110,13 @@ def test_replay_redraws_without_a_key_and_answers_on_stdout(rlm: Rlm, runs: Path
     assert (done.code, done.out, "step 1" in done.err) == (0, f"{ANSWER}\n", True)
 
 
+def test_a_step_that_the_run_has_not(rlm: Rlm, runs: Path) -> None:
+    """Nothing would be shown and nobody told why: exit 2, with the steps there are."""
+    for words in (("show", "--code", "--step", "9"), ("show", "--step", "0"), ("replay", "--no-delay", "--from", "9")):
+        done = rlm("runs", *words)
+        assert (done.code, done.out, "the run's steps are 1 to 1" in done.err) == (2, "", True)
+
+
 def test_replay_imports_no_vendor(home: Path) -> None:
     """Neither litellm nor docker is needed to watch a run again."""
     record_run(home, NEW)

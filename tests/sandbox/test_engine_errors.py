@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from rlm_cli.sandbox.container import ContainerSpec, Engine
 from rlm_cli.sandbox.docker_sandbox import DockerSandbox
 from rlm_cli.sandbox.engine_errors import engine_gone
 from rlm_cli.sandbox.image import Image, resolve_image
+from rlm_cli.sandbox.owner import Owner
 from rlm_cli.sandbox.podman import podman_hosts
 from rlm_cli.sandbox.profile import Profile
 from tests.sandbox.test_container import Doc, NoModels
@@ -432,6 +433,25 @@ def test_podman_has_a_container_no_more_whatever_the_status(monkeypatch: pytest.
         with pytest.raises(SandboxError):
             engine.inspect("b")
         engine.close()
+
+
+def test_one_that_cannot_be_removed_keeps_none_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a crash has left is removed but for one thing, and that is told."""
+    dead = {"rlm.owner": str(replace(Owner.here(), started="1"))}
+    left = [{"Id": name, "Names": [f"/{name}"], "Labels": dead} for name in ("stuck", "loose")]
+    volumes = {"Volumes": [{"Name": "kept", "Labels": dead}]}
+    asked = {"GET /containers/json": (200, left), "GET /volumes": (200, volumes), "DELETE /volumes/": (204, "")}
+    stuck = {"DELETE /containers/stuck": (204, ""), "GET /containers/stuck/json": (200, {"State": {}})}
+    with fake_engine({**asked, **stuck}) as fake:
+        monkeypatch.setenv("DOCKER_HOST", fake.address)
+        engine = Engine()
+        assert told(lambda: engine.prune(patience=0.1)).code == "container_stuck"
+        engine.close()
+    assert [one.split("?")[0] for one in fake.asked if one.startswith("DELETE")] == [
+        "DELETE /containers/stuck",
+        "DELETE /containers/loose",
+        "DELETE /volumes/kept",
+    ]
 
 
 def test_h01_a_broken_docker_does_not_hide_podman(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
