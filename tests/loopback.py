@@ -25,7 +25,7 @@ Behaviours (any number, separated by `/`):
     fence think   the reply in a code fence / after a <think> block;  thought: after a </think> that nothing opened
     toolcall refusal   the reply as the argument of a tool call / in the refusal field, and no content
     mid429xN      the first N streams break off half way with an error record that says 429
-    huge2mb       a reply of 2 MB;  empty: an empty reply
+    huge2mb       a reply of 2 MB;  empty: an empty reply;  page: a web page, as an address that is no API's gives it
 
 The oracle looks up labels of *items that it sees* (`item <id>: ...` lines), never a case's answer, so a lost chunk
 shows. It replies with a JSON object {id: label} when the prompt says JSON, else with `<id>: <label>` lines.
@@ -524,6 +524,10 @@ class _Exchange:
             self.reset()
         elif fault in ERRORS:
             self.error(fault)
+        elif self.behaviour.has("page"):
+            self.server.update(self.index, status=200)
+            self.leave()
+            self.http.send(200, b"<!doctype html><title>Welcome</title>")
         else:
             self.limited = fault == "mid429"
             breaks = fault in ("drop", "mid429")

@@ -312,6 +312,9 @@ class LiteLLMProvider:
             await stream.aclose()
         if reply.finish != "cut":
             reply.text = reply.text or tool_text(reply.tools)
+        # LiteLLM makes up an end where there was none.
+        if not reply.text and reply.usage is None and getattr(stream, "received_finish_reason", "") is None:
+            raise self._nothing(request)
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         options = self._options
@@ -336,6 +339,12 @@ class LiteLLMProvider:
         problem = ProviderError(f"{message}: split it", hint=hint, code="context_overflow")
         note_spent(problem, spent)
         return problem
+
+    def _nothing(self, request: Request) -> RlmError:
+        """Neither text nor an end: a connection that was closed early, or no model's server at all."""
+        where = Failure(request.model, self._options.api_base, (self._options.api_key, *self._options.secrets)).where
+        hint = "Check --api-base (RLM_API_BASE): a web page has such an address, an API's often ends in /v1."
+        return TransientError(f"{where} sent a reply with nothing in it", hint=hint, code="empty_stream")
 
     def _translated(self, error: Exception, request: Request, reply: _Reply) -> RlmError:
         options = self._options

@@ -252,6 +252,15 @@ def test_what_breaks_behind_the_end_of_a_stream_breaks_nothing(server: LoopbackS
     assert completion.usage == Usage(count_request(one), count_tokens(reply), estimated=True)
 
 
+@pytest.mark.parametrize(("role", "code"), [("sub", "bad_reply"), ("root", "empty_stream")])
+def test_a_web_page_is_no_reply(server: LoopbackServer, role: Any, code: str) -> None:
+    """An address that is no API's, but says 200: the model is not what failed, and nothing is billed."""
+    with pytest.raises(RlmError) as caught:
+        ask(server, request("openai/root/lazy/page", role=role))
+    assert (caught.value.code, spent_by(caught.value).usage) == (code, Usage())
+    assert "--api-base" in caught.value.hint
+
+
 @pytest.mark.parametrize("role", ["sub", "root"])
 def test_counts_that_cannot_be_are_not_believed(server: LoopbackServer, role: Any) -> None:
     """They cannot even be multiplied by a price: the call is estimated, as if nobody had counted."""
