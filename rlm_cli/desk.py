@@ -83,6 +83,8 @@ class SubCallDesk:
         self._refusals = 0
         """Questions since the limit that came while nothing was pending: what a batch has paid for is waited for."""
         self._texts = asyncio.Semaphore(TEXTS_AT_ONCE)
+        self._beginning = asyncio.Lock()
+        """One batch comes in several requests. Their items begin in its order, so that a cap cuts off its end."""
         self._pending: set[asyncio.Task[None]] = set()
         """One for each item that has no reply yet."""
         self._given_up = False
@@ -129,7 +131,7 @@ class SubCallDesk:
             self._refusals += 1
             if self._refusals == REFUSALS:
                 self._asking.deps.sandbox.interrupt()
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as group, self._beginning:
             for index in range(len(call.prompts)):
                 group.create_task(self._one(index, call, model, deliver))
                 if index % BEGUN_AT_ONCE == BEGUN_AT_ONCE - 1:

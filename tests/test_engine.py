@@ -476,6 +476,26 @@ def test_a_batch_that_meets_the_cap_keeps_the_replies_that_are_paid_for() -> Non
     assert (got, sandbox.interrupts) == ([500, 0], 0)
 
 
+def test_a_cap_cuts_off_the_end_of_a_batch() -> None:
+    """Which comes in several requests, side by side: what was paid for is its beginning, and has no holes."""
+    got: list[SubReply] = []
+    places = itertools.count()
+
+    class Capped(ScriptedModel):
+        async def complete(self, request: Request, on_text: OnText | None = None) -> Completion:
+            if request.role == "sub" and next(places) >= 20:
+                raise LimitError("cost", "no more")
+            return await super().complete(request, on_text)
+
+    async def cell(sandbox: ScriptedSandbox) -> StepResult:
+        parts = await asyncio.gather(*(sandbox.ask(*(f"{part}.{i}" for i in range(14))) for part in range(3)))
+        got.extend(itertools.chain(*parts))
+        return final("half")
+
+    play(Capped([fence("x")]), ScriptedSandbox([cell]))
+    assert [reply.ok for reply in got] == [True] * 20 + [False] * 22
+
+
 def test_a_rejected_key_stops_the_cell_at_once() -> None:
     """The other calls of a batch, most of them not sent yet, must not all be rejected one by one; nor may code that
     swallows the error keep the run busy until its time is up."""

@@ -152,7 +152,8 @@ replies = llm_query_batched(prompts)
 labels = {}
 for reply in replies:
     labels.update(json.loads(str(reply)) if reply else {})
-print(sum(bool(reply) for reply in replies), "of", len(replies), "batches; the rest:", replies[-1].error)
+refused = [reply.error for reply in replies if not reply]
+print(len(replies) - len(refused), "of", len(replies), "batches; the rest:", refused[0])
 """
 
 
